@@ -1,0 +1,35 @@
+"""Settings of routing capture."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from var_core.config.base import Block
+
+
+class Shards(Block):
+    """Number of shards, and so of capture jobs, for each split."""
+
+    capture: PositiveInt = Field(8, ge=2)
+    """shards of the capture split; intervals come from leaving one out, so at least 2, better 8 or more"""
+    heldout: PositiveInt = 2
+    """shards of the held-out split"""
+
+
+class CaptureConfig(Block):
+    """How routing decisions are captured."""
+
+    shards: Shards = Shards()
+    """number of shards, each one job"""
+    batch_sequences: PositiveInt = 8
+    """sequences a forward pass"""
+    checkpoint_tokens: PositiveInt = 200_000
+    """a checkpoint is written whenever this many tokens have passed since the last"""
+    trace: tuple[Literal["capture", "heldout"], ...] = ("heldout",)
+    """splits whose decisions are also written one by one, in order; hypotheses need ``heldout``"""
+    max_nonfinite: NonNegativeInt = 0
+    """decisions with NaN or infinite logits that a shard may hold; they are counted and never averaged in"""
+    device: str = "auto"
+    """auto: the GPU when there is one, else the CPU; or a torch device such as ``cuda:1``"""
+    seed: int = 0
+    """seed of the within-sequence shuffle that cross-layer mutual information is compared with"""

@@ -1,0 +1,106 @@
+"""Settings of corpora and of packing."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from var_core.config.base import Block
+
+Domain = Literal["reference", "docstrings", "code"]
+SplitName = Literal["train", "capture", "heldout"]
+SPLITS: tuple[SplitName, ...] = ("train", "capture", "heldout")
+
+
+class Splits(Block):
+    """Shares of the documents by use; they sum to 1. A document is in one split, by a hash of its group's name."""
+
+    train: float = Field(0.5, ge=0, le=1)
+    """share that trains the demo model; 0 for corpora that no model of this config is trained on"""
+    capture: float = Field(0.3, gt=0, le=1)
+    """share whose routing is counted: tables and statistics are fitted on it"""
+    heldout: float = Field(0.2, gt=0, le=1)
+    """share that nothing is fitted on: predictions are scored on it, and its trace is kept"""
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> "Splits":
+        total = self.train + self.capture + self.heldout
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train + capture + heldout must be 1, not {total:g}")
+        return self
+
+
+class MaxTokens(Block):
+    """Upper limits on the tokens packed from each split; null for no limit."""
+
+    capture: PositiveInt | None = None
+    """tokens whose routing is counted"""
+    heldout: PositiveInt | None = None
+    """tokens that predictions are scored on"""
+
+
+class CorpusBase(Block):
+    """What all corpora have."""
+
+    splits: Splits = Splits(train=0.0, capture=0.6, heldout=0.4)
+    """shares of the documents by use"""
+    max_tokens: MaxTokens = MaxTokens()
+    """upper limits on packed tokens, taken in equal proportion from every domain"""
+
+
+class PythonStdlibCorpus(CorpusBase):
+    """Text that every Python installation carries; needs no download."""
+
+    source: Literal["python-stdlib"]
+    """the kind of source"""
+    domains: tuple[Domain, ...] = Field(("reference", "docstrings", "code"), min_length=1)
+    """language reference, docstrings, and code without its docstrings"""
+
+
+class FilesCorpus(CorpusBase):
+    """Local text, JSONL or Parquet files."""
+
+    source: Literal["files"]
+    """the kind of source"""
+    format: Literal["text", "jsonl", "parquet"]
+    """text: a file is a document; jsonl and parquet: a row is a document; each may be gzip-compressed (.gz)"""
+    domains: dict[str, tuple[str, ...]] = Field(min_length=1)
+    """domain name -> paths or glob patterns, relative to the working folder"""
+    text_field: str = "text"
+    """jsonl and parquet: the field that holds the text"""
+    name_field: str | None = None
+    """jsonl and parquet: the field that names a document; null: file name and row number"""
+
+
+class HubCorpus(CorpusBase):
+    """A data set from the Hugging Face hub, streamed at a pinned revision."""
+
+    source: Literal["hub"]
+    """the kind of source"""
+    dataset: str
+    """repository of the data set, for example ``allenai/c4``"""
+    revision: str = Field(min_length=7)
+    """commit of the data set's repository (a branch name moves, and results with it)"""
+    name: str | None = None
+    """the data set's configuration, for example ``en``"""
+    split: str = "train"
+    """the data set's own split to read from"""
+    max_documents: PositiveInt
+    """stop after this many documents"""
+    text_field: str = "text"
+    """the field that holds the text"""
+    name_field: str | None = None
+    """the field that names a document; null: row number"""
+    domain_field: str | None = None
+    """the field that names the domain (``meta.redpajama_set_name`` reaches into a record); null: one domain"""
+
+
+CorpusConfig = Annotated[PythonStdlibCorpus | FilesCorpus | HubCorpus, Field(discriminator="source")]
+
+
+class SequencesConfig(Block):
+    """How documents become sequences: fixed length, no padding, documents one after another."""
+
+    length: PositiveInt = Field(256, ge=8)
+    """tokens a sequence; at most what the model was made for"""
+    isolate_documents: bool = True
+    """positions restart and attention stops at a document's start; false: only a boundary token separates them"""

@@ -1,0 +1,110 @@
+"""Settings of models."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from var_core.config.base import Block
+
+
+class Expectation(Block):
+    """What the model is believed to be; capture stops when the loaded model disagrees."""
+
+    experts: PositiveInt | None = None
+    """experts in every MoE layer"""
+    top_k: PositiveInt | None = None
+    """experts chosen for a token"""
+    layers: PositiveInt | None = None
+    """MoE layers"""
+
+
+class ModelBase(Block):
+    """What all models have."""
+
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto"
+    """precision of the weights in memory; auto: as stored"""
+    expect: Expectation = Expectation()
+    """numbers to check against the loaded model"""
+
+
+class PretrainedModel(ModelBase):
+    """What models have that somebody else trained."""
+
+    device_map: str | None = None
+    """null: one device (the GPU when there is one); ``auto``: spread over devices by accelerate"""
+    trust_remote_code: bool = False
+    """run Python code that comes with the model; leave false unless you have read it"""
+
+
+class HubModel(PretrainedModel):
+    """A model from the Hugging Face hub, downloaded once at a pinned revision."""
+
+    source: Literal["hub"]
+    """the kind of source"""
+    repo: str
+    """repository of the model, for example ``allenai/OLMoE-1B-7B-0924``"""
+    revision: str = Field(min_length=7)
+    """commit of the model's repository (a branch name moves, and results with it)"""
+
+
+class FolderModel(PretrainedModel):
+    """A model in a local Hugging Face folder."""
+
+    source: Literal["folder"]
+    """the kind of source"""
+    path: str
+    """the folder with ``config.json``, safetensors weights and the tokenizer"""
+
+
+class DemoModel(ModelBase):
+    """A small Mixtral trained from scratch by the workflow itself, on a corpus's train split."""
+
+    source: Literal["demo"]
+    """the kind of source"""
+    corpus: str
+    """corpus whose train split trains tokenizer and model"""
+    vocabulary: PositiveInt = Field(4096, ge=300)
+    """tokens of the byte-level BPE tokenizer"""
+    layers: PositiveInt = 4
+    """transformer layers, each with an MoE block"""
+    hidden: PositiveInt = 128
+    """width of the residual stream"""
+    intermediate: PositiveInt = 192
+    """inner width of an expert"""
+    heads: PositiveInt = 4
+    """attention heads"""
+    experts: PositiveInt = Field(8, ge=2)
+    """experts a layer"""
+    top_k: PositiveInt = 2
+    """experts chosen for a token"""
+    sequence_length: PositiveInt = Field(128, ge=8)
+    """tokens a training sequence"""
+    max_position: PositiveInt = Field(512, ge=8)
+    """longest sequence that the model accepts"""
+    batch_sequences: PositiveInt = 32
+    """sequences a training step"""
+    steps: PositiveInt = 400
+    """training steps"""
+    learning_rate: PositiveFloat = 3e-3
+    """peak learning rate (linear warm-up over the first twentieth, then cosine to a tenth)"""
+    load_balancing: float = Field(0.02, ge=0)
+    """weight of the load-balancing loss"""
+    evaluate_tokens: PositiveInt = 100_000
+    """held-out tokens that model, unigram and bigram baselines are compared on"""
+    seed: int = 0
+    """seed of initial weights and data order"""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "DemoModel":
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k ({self.top_k}) must not exceed experts ({self.experts})")
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ValueError(f"hidden ({self.hidden}) must be an even multiple of heads ({self.heads})")
+        if self.sequence_length > self.max_position:
+            raise ValueError(
+                f"sequence_length ({self.sequence_length}) must not exceed max_position ({self.max_position})"
+            )
+        return self
+
+
+ModelConfig = Annotated[HubModel | FolderModel | DemoModel, Field(discriminator="source")]

@@ -1,0 +1,1 @@
+"""H1 to H4: statistics, intervals, nulls and verdicts."""

@@ -1,0 +1,1 @@
+"""Language models: training the demo model, fetching, loading, and n-gram baselines."""

@@ -1,0 +1,75 @@
+"""Parquet with provenance: every table this project writes carries a JSON record of what it was made from."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from var_core.errors import VarError
+from var_core.files import canonical_json, written_aside
+
+PROVENANCE_KEY = b"var.provenance"
+
+
+def with_provenance(schema: pa.Schema, provenance: dict[str, Any]) -> pa.Schema:
+    """Return `schema` with the provenance record in its metadata (kept beside what is there)."""
+    metadata = dict(schema.metadata or {})
+    metadata[PROVENANCE_KEY] = canonical_json(provenance).encode()
+    return schema.with_metadata(metadata)
+
+
+def write_table(path: Path, table: pa.Table, provenance: dict[str, Any]) -> None:
+    """Write a table as zstd Parquet with its provenance, whole or not at all.
+
+    The bytes depend only on the rows, the schema and the provenance: there is no time stamp in them.
+    """
+    write_batches(path, table.schema, table.to_batches(max_chunksize=1 << 17), provenance)
+
+
+def write_batches(
+    path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], provenance: dict[str, Any]
+) -> None:
+    """Stream record batches into one Parquet file, a row group each, whole or not at all."""
+    full = with_provenance(schema, provenance)
+    with written_aside(path) as aside, pq.ParquetWriter(aside, full, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(full.metadata))
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a whole Parquet file.
+
+    Raises
+    ------
+    VarError
+        If the file is missing or is not Parquet.
+    """
+    try:
+        return pq.read_table(path, columns=columns)
+    except FileNotFoundError:
+        raise VarError(f"{path}: no such file; run the stage that makes it") from None
+    except pa.ArrowInvalid as error:
+        raise VarError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Return the provenance record of a Parquet file written by this project.
+
+    Raises
+    ------
+    VarError
+        If the file is missing, is not Parquet, or carries no record.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except FileNotFoundError:
+        raise VarError(f"{path}: no such file; run the stage that makes it") from None
+    except pa.ArrowInvalid as error:
+        raise VarError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    if PROVENANCE_KEY not in metadata:
+        raise VarError(f"{path}: carries no provenance record, so it was not written by this workflow")
+    record: dict[str, Any] = json.loads(metadata[PROVENANCE_KEY])
+    return record

@@ -1,0 +1,70 @@
+"""Progress of long work: a bar on a terminal, plain lines with rate and remaining time elsewhere."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Count work done and show it.
+
+    Parameters
+    ----------
+    total : int
+        Amount of work, in `unit`.
+    unit : str
+        What is counted, for example ``"token"``.
+    description : str
+        What is going on, for example ``"capture demo-moe/python-stdlib heldout 1"``.
+    done : int, optional
+        Work finished before this process started (a resumed job); it does not count into the rate.
+    """
+
+    def __init__(self, total: int, unit: str, description: str, done: int = 0) -> None:
+        self.total, self.unit, self.description, self.done = total, unit, description, done
+        self._first_done, self._started = done, time.monotonic()
+        self._last_line = self._started
+        self._logger = logging.getLogger("var_core.progress")
+        self._bar = (
+            tqdm(total=total, initial=done, unit=unit, desc=description, unit_scale=True, leave=False)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if kind is None:
+            self._log_line()
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """Count `amount` more; `note` is shown behind the figures."""
+        self.done += amount
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(amount)
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            self._log_line(note)
+
+    def _log_line(self, note: str = "") -> None:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        rate = (self.done - self._first_done) / seconds
+        remaining = (self.total - self.done) / rate if rate > 0 else float("inf")
+        share = self.done / self.total if self.total else 1.0
+        self._logger.info(
+            "%s: %d of %d %ss (%.0f %%), %.0f %ss/s, %.0f s to go%s",
+            self.description, self.done, self.total, self.unit, 100 * share, rate, self.unit,
+            max(remaining, 0.0), f", {note}" if note else "",
+        )  # fmt: skip

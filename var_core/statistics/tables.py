@@ -1,0 +1,78 @@
+"""The Parquet tables that hold the statistics of a shard, and of many shards merged.
+
+All three are sparse: only tokens and experts that occurred have rows. Rows are sorted by their key columns.
+Moments are ``(n, mean, m2)`` with ``m2`` the sum of squared deviations, never a variance, so that they merge
+by Chan's formula. ``layer`` counts the MoE layers from 0 in the order in which they run; the provenance record
+of each file names their module paths under ``"sites"``.
+"""
+
+import pyarrow as pa
+
+QUANTITIES = ("router_entropy", "confidence", "margin")
+"""Per-decision quantities whose moments are kept, as ``definitions`` names them."""
+
+KEY_COLUMNS = {
+    "token_stats": ("domain", "layer", "token_id"),
+    "expert_counts": ("domain", "layer", "token_id", "expert"),
+    "layer_stats": ("domain", "layer"),
+}
+"""Table name -> columns that identify a row (and that rows are sorted by)."""
+
+TOKEN_STATS = pa.schema(
+    [
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("layer", pa.int16(), nullable=False),
+        pa.field("token_id", pa.int32(), nullable=False),
+        pa.field("n", pa.int64(), nullable=False),
+        *(
+            pa.field(f"{quantity}_{moment}", pa.float64(), nullable=False)
+            for quantity in QUANTITIES
+            for moment in ("mean", "m2")
+        ),
+    ]
+)
+"""A row a (domain, layer, token id): occurrences and moments."""
+
+EXPERT_COUNTS = pa.schema(
+    [
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("layer", pa.int16(), nullable=False),
+        pa.field("token_id", pa.int32(), nullable=False),
+        pa.field("expert", pa.int16(), nullable=False),
+        pa.field("chosen", pa.int64(), nullable=False),
+        pa.field("first", pa.int64(), nullable=False),
+        pa.field("weight_sum", pa.float64(), nullable=False),
+    ]
+)
+"""A row a (domain, layer, token id, expert) with ``chosen`` > 0: times chosen, times first, sum of weights."""
+
+LAYER_COUNT_COLUMNS = ("tokens", "nonfinite", "pairs", "first_repeats", "any_repeats", "slot_overlaps")
+"""Whole-number columns of ``layer_stats``."""
+
+EXPERT_VECTOR_COLUMNS = ("chosen", "first")
+"""Columns of ``layer_stats`` that hold E whole numbers."""
+
+EXPERT_MATRIX_COLUMNS = ("coactivation", "next_chosen", "next_first", "next_first_shuffled")
+"""Columns of ``layer_stats`` that hold E x E whole numbers, row by row."""
+
+LAYER_STATS = pa.schema(
+    [
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("layer", pa.int16(), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in LAYER_COUNT_COLUMNS),
+        *(pa.field(name, pa.list_(pa.int64()), nullable=False) for name in EXPERT_VECTOR_COLUMNS),
+        pa.field("weight_sum", pa.list_(pa.float64()), nullable=False),
+        *(pa.field(name, pa.list_(pa.int64())) for name in EXPERT_MATRIX_COLUMNS),
+    ]
+)
+"""A row a (domain, layer).
+
+``tokens`` decisions counted; ``nonfinite`` decisions left out because a logit was NaN or infinite; ``pairs``
+consecutive tokens of one document within one sequence, and of these ``first_repeats``, ``any_repeats`` and the
+summed size of the intersections ``slot_overlaps``; ``coactivation[i * E + j]`` decisions that chose both i and j
+(the diagonal is ``chosen``); ``next_*[i * E + j]`` decisions with i at this layer and j at the next one, for all
+chosen pairs, for the first choices, and for the first choices with the next layer's shuffled within the sequence
+(null at the last layer).
+"""
+
+SCHEMAS = {"token_stats": TOKEN_STATS, "expert_counts": EXPERT_COUNTS, "layer_stats": LAYER_STATS}

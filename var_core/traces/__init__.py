@@ -1,0 +1,1 @@
+"""The ordered record of decisions, one row a token and layer."""

@@ -1,0 +1,1 @@
+"""DuckDB: the tables and views over all runs, and the ready queries."""
