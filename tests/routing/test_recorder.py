@@ -1,0 +1,97 @@
+"""What is recorded is compared with a forward pass taken apart by hand, never with a mock."""
+
+import pytest
+import torch
+
+from conftest import VOCABULARY, build_model
+from var_core.errors import VarError
+from var_core.routing.recorder import Recorder
+from var_core.routing.sites import find_sites
+
+
+def run(model, tokens):
+    sites = find_sites(model)
+    with torch.inference_mode(), Recorder(sites) as recorder:
+        output = model(input_ids=tokens, use_cache=False)
+        return sites, recorder.take(), output
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(VOCABULARY, (2, 20), generator=torch.Generator().manual_seed(1))
+
+
+def test_recorded_decisions_recombine_to_what_the_block_computed(moe_model, tokens):
+    """Run every chosen expert by itself and add up with the recorded weights: the block's routed output."""
+    inputs, outputs = {}, {}
+    sites = find_sites(moe_model)
+    handles = []
+    for site in sites:
+        handles.append(
+            site.experts.register_forward_hook(
+                lambda module, args, output, layer=site.layer: (
+                    inputs.__setitem__(layer, args[0]),
+                    outputs.__setitem__(layer, output),
+                )
+                and None
+            )
+        )
+    _, batch, _ = run(moe_model, tokens)
+    for handle in handles:
+        handle.remove()
+    for site in sites:
+        hidden = inputs[site.layer].flatten(0, -2)
+        total = torch.zeros_like(hidden)
+        for slot in range(batch.experts.shape[-1]):
+            chosen = batch.experts[site.layer, :, slot]
+            gate, up = torch.einsum("td,tid->ti", hidden, site.experts.gate_up_proj[chosen]).chunk(2, dim=-1)
+            one = torch.einsum("ti,tdi->td", torch.nn.functional.silu(gate) * up, site.experts.down_proj[chosen])
+            total += batch.weights[site.layer, :, slot, None] * one
+        torch.testing.assert_close(total, outputs[site.layer].flatten(0, -2), rtol=1e-4, atol=1e-6)
+
+
+def test_recorded_logits_are_the_gate_applied_to_its_input(moe_model, tokens):
+    """Earlier code applied the gate to the layer's output; the gate reads the MoE block's input."""
+    inputs = {}
+    sites = find_sites(moe_model)
+    handles = [
+        site.router.register_forward_pre_hook(lambda module, args, layer=site.layer: inputs.__setitem__(layer, args[0]))
+        for site in sites
+    ]
+    _, batch, _ = run(moe_model, tokens)
+    for handle in handles:
+        handle.remove()
+    for site in sites:
+        expected = inputs[site.layer].flatten(0, -2) @ site.router.weight.T
+        torch.testing.assert_close(batch.logits[site.layer], expected)
+
+
+def test_recording_changes_nothing(moe_model, tokens):
+    with torch.inference_mode():
+        plain = moe_model(input_ids=tokens, use_cache=False).logits
+    _, _, recorded = run(moe_model, tokens)
+    assert torch.equal(plain, recorded.logits)
+
+
+def test_hooks_are_gone_afterwards(moe_model, tokens):
+    sites, _, _ = run(moe_model, tokens)
+    assert not any(site.router._forward_hooks or site.experts._forward_pre_hooks for site in sites)
+
+
+def test_a_silent_site_is_an_error(tokens):
+    model = build_model("mixtral")
+    sites = find_sites(model)
+    model.model.layers = model.model.layers[:2]
+    with torch.inference_mode(), Recorder(sites) as recorder:
+        model.model(input_ids=tokens, use_cache=False)
+        with pytest.raises(VarError, match=r"1 of 3 MoE layers made no decision, first model\.layers\.2\.mlp\.experts"):
+            recorder.take()
+
+
+def test_taking_twice_is_an_error_not_a_second_count(tokens):
+    model = build_model("mixtral")
+    with torch.inference_mode(), Recorder(find_sites(model)) as recorder:
+        model.model(input_ids=tokens, use_cache=False)
+        recorder.take()
+        with pytest.raises(VarError, match="3 of 3 MoE layers"):
+            recorder.take()

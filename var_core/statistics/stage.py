@@ -1,0 +1,79 @@
+"""The statistics stage: all shards of a split become one set of tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from var_core.errors import VarError
+from var_core.parquet import read_provenance, read_table, write_table
+from var_core.progress import Progress
+from var_core.statistics.merge import merge_tables
+from var_core.statistics.tables import SCHEMAS
+
+
+def merge_shards(shards: Sequence[dict[str, Path]], output: Path, code: str) -> None:
+    """Merge the statistics of all shards of a split, one shard after another.
+
+    The order is that of the shards' numbers, whatever order they are given in, so the result does not depend on
+    which job finished first. Two shards are in memory at a time.
+
+    Parameters
+    ----------
+    shards : sequence of dict
+        For each shard the paths of its tables by kind.
+    output : Path
+        Folder that gets ``token_stats.parquet``, ``expert_counts.parquet`` and ``layer_stats.parquet``.
+    code : str
+        Digest of the stage's code.
+
+    Raises
+    ------
+    VarError
+        If a shard was captured under another plan, is missing, or is there twice.
+    """
+    ordered = _in_order([(files, read_provenance(files["layer_stats"])) for files in shards])
+    provenance = _merged_provenance([record for _, record in ordered], code)
+    with Progress(len(ordered) * len(SCHEMAS), "table", f"merge {provenance['run']} {provenance['split']}") as progress:
+        for kind in SCHEMAS:
+            merged = read_table(ordered[0][0][kind])
+            progress.advance(1)
+            for files, record in ordered[1:]:
+                if read_provenance(files[kind])["plan"] != record["plan"]:
+                    raise _other_plan(files[kind])
+                merged = merge_tables(kind, [merged, read_table(files[kind])])
+                progress.advance(1)
+            write_table(output / f"{kind}.parquet", merged, provenance)
+
+
+def _other_plan(path: Path) -> VarError:
+    return VarError(
+        f"{path}: this shard was captured under another plan (model, corpus, settings or code) than the others; "
+        "delete it and run the capture stage again"
+    )
+
+
+def _in_order(shards: list[tuple[dict[str, Path], dict[str, Any]]]) -> list[tuple[dict[str, Path], dict[str, Any]]]:
+    """Sort shards by number, after checking that each is there once and all follow one plan."""
+    shards = sorted(shards, key=lambda item: item[1]["shard"])
+    first = shards[0][1]
+    for files, record in shards:
+        if record["plan"] != first["plan"]:
+            raise _other_plan(files["layer_stats"])
+    numbers = [record["shard"] for _, record in shards]
+    if numbers != list(range(first["shards"])):
+        raise VarError(
+            f"{first['run']} {first['split']}: shards {numbers} were given, the plan has 0 to {first['shards'] - 1}, "
+            "each once; run the capture stage again"
+        )
+    return shards
+
+
+def _merged_provenance(records: list[dict[str, Any]], code: str) -> dict[str, Any]:
+    merged = {key: value for key, value in records[0].items() if key not in ("shard", "content", "tokens")}
+    return {
+        **merged,
+        "stage": "statistics",
+        "statistics_code": code,
+        "contents": [record["content"] for record in records],
+        "tokens": sum(record["tokens"] for record in records),
+    }
