@@ -1,0 +1,47 @@
+# Every target sets up what it needs: its own virtual environment in .venv, with a tested set of versions.
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+BIN := .venv/bin
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
+
+.PHONY: help setup demo test test-all lint docs clean
+
+help:
+	@echo "make demo      the whole workflow on its built-in corpus and model, then the table of verdicts"
+	@echo "make test      the tests"
+	@echo "make test-all  the tests, with the long ones in full"
+	@echo "make lint      format, lint and type checks"
+	@echo "make docs      write the generated pages and numbers of the documentation anew"
+	@echo "make clean     remove results (not the environment)"
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(SNAKEMAKE) --rerun-incomplete --report results/report.html --report-after-run
+	$(BIN)/python -m var_core.report.show results
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python -m var_core.config.generate
+	$(BIN)/python -m var_core.report.pages
+
+clean:
+	rm -rf results

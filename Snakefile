@@ -1,0 +1,43 @@
+"""VAR: is the routing of a Mixture-of-Experts model predictable, from what, and what is that worth?
+
+A table of contents. Each stage is a target: snakemake corpus | model | capture | statistics | hypotheses |
+warehouse | figures | report. Without a target everything is made.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/corpus.smk"
+include: "rules/model.smk"
+include: "rules/capture.smk"
+include: "rules/statistics.smk"
+include: "rules/hypotheses.smk"
+include: "rules/warehouse.smk"
+include: "rules/figures.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+    corpus,
+    model,
+    capture,
+    statistics,
+    hypotheses,
+    warehouse,
+    figures,
+    report,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.warehouse.input,
+        rules.figures.input,
+        rules.report.input,

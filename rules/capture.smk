@@ -1,0 +1,62 @@
+"""Capture: one job a shard; statistics on the fly, and the ordered trace for the splits that keep one."""
+
+
+rule capture_shard:
+    input:
+        shard="results/{model}/{corpus}/corpus/{split}-{shard}.parquet",
+        model="results/models/{model}/model.json",
+    output:
+        [
+            f"results/{{model}}/{{corpus}}/capture/{{split}}-{{shard}}.{table}.parquet"
+            for table in TABLES
+        ],
+    log:
+        "results/logs/capture_shard/{model}/{corpus}/{split}-{shard}.log",
+    benchmark:
+        "results/benchmarks/capture_shard/{model}/{corpus}/{split}-{shard}.jsonl"
+    wildcard_constraints:
+        split=one_of(UNTRACED),
+    threads: 1
+    resources:
+        mem_mb=lambda w, attempt: 4000 * attempt,
+        runtime=lambda w, attempt: 240 * attempt,
+    params:
+        model=lambda w: CONFIG.models[w.model].model_dump(mode="json"),
+        capture=CONFIG.capture.model_dump(mode="json", exclude={"trace"}),
+        trace=False,
+        code=code_of("capture_shard.py"),
+    message:
+        "Capturing {wildcards.model} on {wildcards.corpus}, {wildcards.split} shard {wildcards.shard}"
+    script:
+        "../workflow_scripts/capture_shard.py"
+
+
+use rule capture_shard as capture_traced_shard with:
+    output:
+        [
+            f"results/{{model}}/{{corpus}}/capture/{{split}}-{{shard}}.{kind}.parquet"
+            for kind in (*TABLES, "trace")
+        ],
+    log:
+        "results/logs/capture_traced_shard/{model}/{corpus}/{split}-{shard}.log",
+    benchmark:
+        "results/benchmarks/capture_traced_shard/{model}/{corpus}/{split}-{shard}.jsonl"
+    wildcard_constraints:
+        split=one_of(TRACED),
+    params:
+        model=lambda w: CONFIG.models[w.model].model_dump(mode="json"),
+        capture=CONFIG.capture.model_dump(mode="json", exclude={"trace"}),
+        trace=True,
+        code=code_of("capture_shard.py"),
+
+
+rule capture:
+    input:
+        [
+            path
+            for split, shards in SHARDS.items()
+            for path in over_runs(
+                f"results/{{model}}/{{corpus}}/capture/{split}-{{shard}}.layer_stats.parquet",
+                shard=[f"{shard:05d}" for shard in range(shards)],
+            )
+        ],

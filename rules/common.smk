@@ -1,0 +1,80 @@
+"""The checked configuration, and what several stages need of it."""
+
+import re
+import sys
+from pathlib import Path
+
+from var_core.code_digest import code_digest
+from var_core.config.models import DemoModel
+from var_core.config.root import parse_config
+from var_core.errors import VarError
+
+try:
+    CONFIG = parse_config(config, ", ".join(map(str, workflow.configfiles)) or "config")
+except VarError as error:
+    # One line for the user; a traceback into this file would say nothing more.
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+RUNS = CONFIG.runs
+SHARDS = CONFIG.capture.shards.model_dump()
+TABLES = ("token_stats", "expert_counts", "layer_stats")
+DEMO_MODELS = [name for name, model in CONFIG.models.items() if isinstance(model, DemoModel)]
+FETCHED_MODELS = [name for name in CONFIG.models if name not in DEMO_MODELS]
+TRACED = list(CONFIG.capture.trace)
+UNTRACED = [split for split in SHARDS if split not in TRACED]
+
+
+def one_of(names):
+    """A wildcard pattern that matches exactly these names (and nothing if there are none)."""
+    return "|".join(re.escape(name) for name in names) or "(?!)"
+
+
+wildcard_constraints:
+    model=one_of(CONFIG.models),
+    corpus=one_of(CONFIG.corpora),
+    split=one_of(SHARDS),
+    shard=r"\d{5}",
+
+
+def code_of(script):
+    """Digest of a stage's script and of the library modules it uses: an edit reruns exactly those stages."""
+    return code_digest(Path(workflow.basedir) / "workflow_scripts" / script)
+
+
+def over_runs(pattern, **more):
+    """Paths of a pattern for every run of the configuration."""
+    return [
+        path
+        for run in RUNS
+        for path in expand(pattern, model=run.model, corpus=run.corpus, **more)
+    ]
+
+
+def shard_files(wildcards, kind, split=None):
+    """Paths of one kind of file of all shards of a split, in the order of the shards."""
+    split = split or wildcards.split
+    return [
+        f"results/{wildcards.model}/{wildcards.corpus}/capture/{split}-{shard:05d}.{kind}.parquet"
+        for shard in range(SHARDS[split])
+    ]
+
+
+def run_files(wildcards):
+    """What the analyses of one run read: merged statistics, single shards for intervals, traces, vocabulary."""
+    folder = f"results/{wildcards.model}/{wildcards.corpus}"
+    files = {
+        "statistics": expand(
+            folder + "/statistics/{split}/{table}.parquet", split=SHARDS, table=TABLES
+        ),
+        "shards": [
+            path for split in SHARDS for path in shard_files(wildcards, "token_stats", split)
+        ],
+        "traces": [path for split in TRACED for path in shard_files(wildcards, "trace", split)],
+        "vocabulary": f"{folder}/corpus/vocabulary.parquet",
+        "manifest": f"{folder}/corpus/manifest.json",
+        "model": f"results/models/{wildcards.model}/model.json",
+    }
+    if wildcards.model in DEMO_MODELS:
+        files["training"] = f"results/models/{wildcards.model}/training.csv"
+    return files
