@@ -12,6 +12,10 @@ min_version("9.19")
 configfile: "config/config.yaml"
 
 
+# Used with --software-deployment-method apptainer only; containers/var.def says how it is built.
+container: "containers/var.sif"
+
+
 include: "rules/common.smk"
 include: "rules/corpus.smk"
 include: "rules/model.smk"

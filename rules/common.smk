@@ -19,7 +19,9 @@ except VarError as error:
 RUNS = CONFIG.runs
 SHARDS = CONFIG.capture.shards.model_dump()
 TABLES = ("token_stats", "expert_counts", "layer_stats")
-DEMO_MODELS = [name for name, model in CONFIG.models.items() if isinstance(model, DemoModel)]
+DEMO_MODELS = [
+    name for name, model in CONFIG.models.items() if isinstance(model, DemoModel)
+]
 FETCHED_MODELS = [name for name in CONFIG.models if name not in DEMO_MODELS]
 TRACED = list(CONFIG.capture.trace)
 UNTRACED = [split for split in SHARDS if split not in TRACED]
@@ -64,13 +66,19 @@ def run_files(wildcards):
     """What the analyses of one run read: merged statistics, single shards for intervals, traces, vocabulary."""
     folder = f"results/{wildcards.model}/{wildcards.corpus}"
     files = {
-        "statistics": expand(
-            folder + "/statistics/{split}/{table}.parquet", split=SHARDS, table=TABLES
-        ),
-        "shards": [
-            path for split in SHARDS for path in shard_files(wildcards, "token_stats", split)
+        "statistics": [
+            f"{folder}/statistics/{split}/{table}.parquet"
+            for split in SHARDS
+            for table in TABLES
         ],
-        "traces": [path for split in TRACED for path in shard_files(wildcards, "trace", split)],
+        "shards": [
+            path
+            for split in SHARDS
+            for path in shard_files(wildcards, "token_stats", split)
+        ],
+        "traces": [
+            path for split in TRACED for path in shard_files(wildcards, "trace", split)
+        ],
         "vocabulary": f"{folder}/corpus/vocabulary.parquet",
         "manifest": f"{folder}/corpus/manifest.json",
         "model": f"results/models/{wildcards.model}/model.json",
@@ -78,3 +86,13 @@ def run_files(wildcards):
     if wildcards.model in DEMO_MODELS:
         files["training"] = f"results/models/{wildcards.model}/training.csv"
     return files
+
+
+def warehouse_files(wildcards):
+    """Everything of every run that goes into the database."""
+    files = set()
+    for run in RUNS:
+        for paths in run_files(run).values():
+            files.update([paths] if isinstance(paths, str) else paths)
+        files.add(f"results/{run.model}/{run.corpus}/hypotheses/verdicts.parquet")
+    return sorted(files)

@@ -1,2 +1,3 @@
 rule figures:
-    input: []
+    input:
+        [],

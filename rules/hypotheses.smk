@@ -9,7 +9,7 @@ rule test_hypotheses:
         table="results/{model}/{corpus}/hypotheses/verdicts.parquet",
         text=report(
             "results/{model}/{corpus}/hypotheses/report.txt",
-            caption="../report/hypotheses.rst",
+            caption="captions/hypotheses.rst",
             category="Hypotheses",
             labels={"model": "{model}", "corpus": "{corpus}", "what": "verdicts"},
         ),

@@ -41,8 +41,8 @@ rule fetch_model:
         "results/benchmarks/fetch_model/{model}.jsonl"
     wildcard_constraints:
         model=one_of(FETCHED_MODELS),
-    threads: 1
     retries: 2
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=240,
@@ -59,4 +59,7 @@ rule fetch_model:
 
 rule model:
     input:
-        [f"results/models/{name}/model.json" for name in sorted({run.model for run in RUNS})],
+        [
+            f"results/models/{name}/model.json"
+            for name in sorted({run.model for run in RUNS})
+        ],

@@ -1,2 +1,3 @@
 rule report:
-    input: []
+    input:
+        [],

@@ -1,19 +1,9 @@
 """Warehouse: one DuckDB file over all models and corpora."""
 
 
-def warehouse_inputs(wildcards):
-    """Everything of every run that goes into the database."""
-    files = []
-    for run in RUNS:
-        for paths in run_files(run).values():
-            files += [paths] if isinstance(paths, str) else paths
-        files.append(f"results/{run.model}/{run.corpus}/hypotheses/verdicts.parquet")
-    return sorted(set(files))
-
-
 rule build_warehouse:
     input:
-        warehouse_inputs,
+        warehouse_files,
     output:
         database="results/var.duckdb",
     log:

@@ -1,0 +1,18 @@
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from var_core.job import logged
+from var_core.warehouse.build import build_warehouse
+from var_core.warehouse.files import RunFiles
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with logged(snakemake.log[0]):
+    output = Path(snakemake.output.database)
+    build_warehouse(
+        [RunFiles.in_results(output.parent, model, corpus) for model, corpus in snakemake.params.runs],
+        output,
+        memory_limit_mb=snakemake.resources.mem_mb * 3 // 4,
+        code=snakemake.params.code,
+    )

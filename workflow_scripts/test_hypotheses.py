@@ -1,0 +1,21 @@
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from var_core.config.hypotheses import HypothesesConfig
+from var_core.hypotheses.run import test_hypotheses
+from var_core.job import logged
+from var_core.warehouse.files import RunFiles
+from var_core.warehouse.run import open_run
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with logged(snakemake.log[0]):
+    files = RunFiles.in_results(Path("results"), snakemake.wildcards.model, snakemake.wildcards.corpus)
+    test_hypotheses(
+        open_run(files),
+        files.run,
+        HypothesesConfig.model_validate(snakemake.params.config),
+        Path(snakemake.output.verdicts).parent,
+        snakemake.params.code,
+    )
