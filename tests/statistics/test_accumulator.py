@@ -64,7 +64,9 @@ def test_moments_do_not_cancel():
         accumulator.update(tokens, batch, index)
     row = accumulator.tables("d")["token_stats"].to_pylist()[0]
     confidence = torch.softmax(logits, -1).amax(-1).double().flatten()
-    assert row["confidence_m2"] == pytest.approx(float(1000 * (confidence - confidence.mean()).square().sum()), rel=1e-9)
+    assert row["confidence_m2"] == pytest.approx(
+        float(1000 * (confidence - confidence.mean()).square().sum()), rel=1e-9
+    )
 
 
 def test_half_precision_entropy_is_finite_and_right():
@@ -97,11 +99,7 @@ def test_nonfinite_decisions_are_counted_and_never_averaged_in(bad):
     kept = [t for t in range(30) if t != 7]
     expected = by_the_book(tokens, document, batch)[0]
     row = next(
-        (
-            r
-            for r in dirty["token_stats"].to_pylist()
-            if r["layer"] == 1 and r["token_id"] == int(tokens.flatten()[7])
-        ),
+        (r for r in dirty["token_stats"].to_pylist() if r["layer"] == 1 and r["token_id"] == int(tokens.flatten()[7])),
         {"n": 0},
     )
     assert row["n"] == len(expected[1, int(tokens.flatten()[7])]) - 1
