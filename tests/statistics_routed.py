@@ -50,5 +50,3 @@ def by_the_book(tokens, document, batch):
             common = len(set(mine) & set(experts[layer][t + 1]))
             repeats[layer] += (1, tops[layer][t] == tops[layer][t + 1], common > 0, common)
     return values, chosen, first, weight_sum, coactivation, next_chosen, next_first, repeats
-
-

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import COMMON, VOCABULARY, build_model
-from statistics_routed import by_the_book
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from moe_models import COMMON, VOCABULARY, build_model
+from statistics_routed import by_the_book
 from var_core.capture import job
 from var_core.capture.job import capture_shard, plan_batches
 from var_core.capture.outputs import CaptureOutputs

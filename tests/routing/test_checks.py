@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from conftest import VOCABULARY, build_model
+from moe_models import VOCABULARY, build_model
 from var_core.config.models import Expectation
 from var_core.errors import VarError
 from var_core.routing.checks import check_documents_are_isolated, check_expectation, check_softmax_scoring

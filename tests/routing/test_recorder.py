@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conftest import VOCABULARY, build_model
+from moe_models import VOCABULARY, build_model
 from var_core.errors import VarError
 from var_core.routing.recorder import Recorder
 from var_core.routing.sites import find_sites
@@ -27,15 +27,11 @@ def test_recorded_decisions_recombine_to_what_the_block_computed(moe_model, toke
     sites = find_sites(moe_model)
     handles = []
     for site in sites:
-        handles.append(
-            site.experts.register_forward_hook(
-                lambda module, args, output, layer=site.layer: (
-                    inputs.__setitem__(layer, args[0]),
-                    outputs.__setitem__(layer, output),
-                )
-                and None
-            )
-        )
+
+        def keep(module, arguments, output, layer=site.layer):
+            inputs[layer], outputs[layer] = arguments[0], output
+
+        handles.append(site.experts.register_forward_hook(keep))
     _, batch, _ = run(moe_model, tokens)
     for handle in handles:
         handle.remove()

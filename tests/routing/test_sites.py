@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from conftest import COMMON, MOE_CONFIGS
+from moe_models import COMMON, MOE_CONFIGS
 from var_core.errors import VarError
 from var_core.routing.sites import find_sites
 

@@ -1,5 +1,7 @@
 """Merging any split of the data, in any grouping and order, equals one batch over all of it."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -65,7 +67,7 @@ def test_any_grouping_in_any_order_equals_one_batch(seeds, data):
 def test_merged_moments_equal_a_float64_batch_computation(values, cuts, scale):
     x = np.array(values) * scale
     bounds = [0, *sorted(min(cut, len(x)) for cut in cuts), len(x)]
-    pieces = [x[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+    pieces = [x[a:b] for a, b in itertools.pairwise(bounds) if b > a]
     merged = merge_tables("token_stats", [moments_table(piece) for piece in pieces])
     row = merged.to_pylist()[0]
     magnitude = np.abs(x).max() or 1.0

@@ -2,8 +2,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from statistics_routed import random_decisions
 
+from statistics_routed import random_decisions
 from var_core.errors import VarError
 from var_core.parquet import read_provenance, write_table
 from var_core.statistics.accumulator import Accumulator, TokenBatch
