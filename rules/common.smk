@@ -96,3 +96,15 @@ def warehouse_files(wildcards):
             files.update([paths] if isinstance(paths, str) else paths)
         files.add(f"results/{run.model}/{run.corpus}/hypotheses/verdicts.parquet")
     return sorted(files)
+
+
+def summary_files(wildcards):
+    """What the one-page summary reads."""
+    folder = f"results/{wildcards.model}/{wildcards.corpus}"
+    files = {
+        "verdicts": f"{folder}/hypotheses/verdicts.json",
+        "manifest": f"{folder}/corpus/manifest.json",
+    }
+    if wildcards.model in DEMO_MODELS:
+        files["training"] = f"results/models/{wildcards.model}/training.json"
+    return files

@@ -224,7 +224,7 @@ class _Job:
     def _capture(self, batch: Batch, recorder: Recorder, parts: Parts) -> None:
         rows = slice(batch.start, batch.stop)
         input_ids, routed = self._forward(rows, recorder)
-        document = torch.from_numpy(self._tokens.document[rows]).to(self._device)
+        document = torch.from_numpy(self._tokens.document[rows].astype(np.int64)).to(self._device)
         with torch.inference_mode():
             quantities = self._accumulator.update(TokenBatch.from_sequences(input_ids, document), routed, batch.index)
         self._refuse_nonfinite()

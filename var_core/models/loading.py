@@ -1,0 +1,210 @@
+"""Loading a model: the same code whether it comes from the hub, from a local folder, or was trained here."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from var_core.config.models import ModelConfig, PretrainedModel
+from var_core.errors import VarError
+from var_core.models.folder import check_model_folder, folder_digest, max_positions, read_record
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory, ready for forward passes without gradients.
+
+    Attributes
+    ----------
+    model : transformers.PreTrainedModel
+        The model in evaluation mode: with its language-model head, or only up to the last hidden states.
+    name : str
+        The model's name in the configuration.
+    revision : str or None
+        Commit of the hub's repository; None for models that are not from the hub.
+    digest : str
+        Digest of the model's folder (see :func:`var_core.models.folder.folder_digest`).
+    max_positions : int or None
+        Longest sequence in tokens; None if the model's configuration does not say.
+    vocabulary : int
+        Token ids that the model has embeddings for.
+    folder : Path
+        The model's folder, which also holds its tokenizer.
+    device : torch.device
+        Where token ids go.
+    dtype : str
+        Precision of the weights in memory, for example ``"float32"``.
+    """
+
+    model: Any
+    name: str
+    revision: str | None
+    digest: str
+    max_positions: int | None
+    vocabulary: int
+    folder: Path
+    device: torch.device
+    dtype: str
+
+
+def load_base_model(record: Path, config: ModelConfig, device: str = "auto") -> LoadedModel:
+    """Load a model without its language-model head: all that capturing routing needs, and cheaper to run.
+
+    Parameters
+    ----------
+    record : Path
+        The model's ``model.json``.
+    config : ModelConfig
+        How to load it.
+    device : str, optional
+        A torch device, or ``"auto"``: the GPU when there is one.
+
+    Raises
+    ------
+    VarError
+        As :func:`load_model`.
+    """
+    return load_model(record, head=False, device=device, **_how(config))
+
+
+def load_causal_model(record: Path, config: ModelConfig, device: str = "auto") -> LoadedModel:
+    """Load a model with its language-model head, for perplexity; parameters as :func:`load_base_model`."""
+    return load_model(record, head=True, device=device, **_how(config))
+
+
+def _how(config: ModelConfig) -> dict[str, Any]:
+    if isinstance(config, PretrainedModel):
+        own = {"device_map": config.device_map, "trust_remote_code": config.trust_remote_code}
+    else:
+        own = {}
+    return {"dtype": config.dtype, **own}
+
+
+def load_model(
+    record: Path,
+    head: bool,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load the model that a record points to, offline, from safetensors weights only.
+
+    Parameters
+    ----------
+    record : Path
+        The model's ``model.json``.
+    head : bool
+        With the language-model head, or only up to the last hidden states.
+    dtype : str, optional
+        ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: as stored.
+    device : str, optional
+        A torch device, or ``"auto"``: the GPU when there is one. Not used with `device_map`.
+    device_map : str or None, optional
+        How accelerate spreads the model over devices; None: one device.
+    trust_remote_code : bool, optional
+        Run Python code that comes with the model.
+
+    Returns
+    -------
+    LoadedModel
+        In evaluation mode; its parameters take no gradients.
+
+    Raises
+    ------
+    VarError
+        If the folder is missing or incomplete, has changed since it was recorded, is of an architecture that
+        transformers does not know, or its weights do not fit its configuration.
+    """
+    about = read_record(record)
+    check_model_folder(about.folder)
+    if folder_digest(about.folder) != about.digest:
+        raise VarError(f"{about.folder}: has changed since {record} was written; run the model stage again")
+    if trust_remote_code:
+        _LOGGER.warning("models.%s.trust_remote_code: Python code in %s may run", about.name, about.folder)
+    kind = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+    target = {"device_map": device_map} if device_map is not None else {}
+    try:
+        with _quiet():
+            model, report = kind.from_pretrained(
+                str(about.folder),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                output_loading_info=True,
+                **target,
+            )
+            model = model if target else model.to(_device(device))
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise VarError(f"models.{about.name}: {about.folder} cannot be loaded: {_one_line(error)}") from error
+    _check_report(report, about.name, about.folder)
+    model.eval().requires_grad_(False)
+    return LoadedModel(
+        model=model,
+        name=about.name,
+        revision=about.revision,
+        digest=about.digest,
+        max_positions=max_positions(about.folder),
+        vocabulary=model.get_input_embeddings().weight.shape[0],
+        folder=about.folder,
+        device=model.get_input_embeddings().weight.device,
+        dtype=str(model.dtype).removeprefix("torch."),
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise VarError(f"device: {name!r} is not a torch device; use auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise VarError(f"device: {name} is not there ({torch.cuda.device_count()} CUDA devices are); use auto or cpu")
+    return device
+
+
+def _check_report(report: dict[str, Any], name: str, folder: Path) -> None:
+    """Refuse weights that leave a part of the model random; extra weights are only noted.
+
+    A model without its head leaves the head's weights unused, and many folders carry weights for further heads.
+    """
+    for fault in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if report.get(fault):
+            first = sorted(map(str, report[fault]))[0]
+            raise VarError(
+                f"models.{name}: weights in {folder} do not fit its config.json ({fault.replace('_', ' ')}: "
+                f"{len(report[fault])}, first {first}); fetch the model again"
+            )
+    if report.get("unexpected_keys"):
+        unused = sorted(map(str, report["unexpected_keys"]))
+        _LOGGER.info("model %s: %d weights not used, first %s", name, len(unused), unused[0])
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what transformers prints while it loads; what matters of it is checked and logged here."""
+    library = transformers.utils.logging
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()

@@ -1,0 +1,47 @@
+"""Print the verdicts of all runs and where everything is: ``python -m var_core.report.show results``."""
+
+import sys
+from pathlib import Path
+
+from var_core.errors import VarError
+from var_core.hypotheses.results import read_verdicts
+from var_core.report.table import as_text
+
+
+def show(results: Path) -> str:
+    """Return the verdict table of every run under `results`, and the paths of report, figures and database.
+
+    Raises
+    ------
+    VarError
+        If there are no verdicts yet.
+    """
+    found = sorted(results.glob("*/*/hypotheses/verdicts.json"))
+    if not found:
+        raise VarError(f"{results}: holds no verdicts; run snakemake first")
+    blocks = []
+    for path in found:
+        verdicts = read_verdicts(path)
+        blocks.append(f"{verdicts.run}\n\n{as_text(verdicts.headline())}")
+    places = {
+        "report": [results / "report.html"],
+        "summary": sorted(results.glob("*/*/report/summary.md")),
+        "figures": sorted({path.parent for path in results.glob("*/*/figures/*.png")}),
+        "DuckDB file": [results / "var.duckdb"],
+    }
+    lines = [f"{name + ':':<13}{path}" for name, paths in places.items() for path in paths if path.exists()]
+    return "\n\n".join([*blocks, "\n".join(lines)])
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; return the exit status."""
+    try:
+        print(show(Path(arguments[0] if arguments else "results")))
+    except VarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,60 @@
+"""The one-page summary of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from var_core.files import read_json, write_text
+from var_core.hypotheses.results import Verdicts, read_verdicts
+from var_core.report.table import as_csv, as_markdown, claims, number
+
+
+def write_summary(verdicts: Path, manifest: Path, training: Path | None, output: Path) -> None:
+    """Write ``summary.md`` and ``summary.csv``.
+
+    Parameters
+    ----------
+    verdicts : Path
+        The run's ``verdicts.json``.
+    manifest : Path
+        The manifest of its packed corpus.
+    training : Path or None
+        ``training.json`` of a model that the workflow trained.
+    output : Path
+        Folder for both files.
+    """
+    results = read_verdicts(verdicts)
+    rows = results.headline()
+    sections = [
+        f"# {results.run}",
+        claims(),
+        "## Verdicts",
+        "Pooled over layers; intervals are at "
+        f"{100 * (rows[0].confidence or 0.95):.0f} % confidence, *null* is the same statistic where there is nothing to "
+        "find. Rows by layer, notes and methods are in `hypotheses/report.txt` and in the table `hypotheses`.",
+        as_markdown(rows),
+        "## What it rests on",
+        _samples(results, read_json(manifest)),
+    ]
+    if training is not None:
+        sections += ["## The model", _model(read_json(training))]
+    sections += ["## Made from", _provenance(results)]
+    write_text(output / "summary.md", "\n\n".join(sections) + "\n")
+    write_text(output / "summary.csv", as_csv(results.results))
+
+
+def _samples(results: Verdicts, manifest: dict[str, Any]) -> str:
+    counted = [f"* {name.replace('_', ' ')}: {value:,}" for name, value in sorted(results.samples.items())]
+    return "\n".join([f"* sequence length: {manifest['sequence_length']} tokens", *counted])
+
+
+def _model(training: dict[str, Any]) -> str:
+    perplexity = training["heldout_perplexity"]
+    lines = ["| predictor | held-out perplexity |", "| --- | --- |"]
+    lines += [f"| {name} | {number(value, 1)} |" for name, value in perplexity.items()]
+    return "\n".join(lines)
+
+
+def _provenance(results: Verdicts) -> str:
+    entries = [f"* {key}: `{value}`" for key, value in sorted(results.provenance.items()) if not isinstance(value, dict)]
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(results.versions.items()))
+    return "\n".join([*entries, f"* versions: {versions}"])

@@ -1,0 +1,17 @@
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from var_core.job import logged
+from var_core.report.summary import write_summary
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with logged(snakemake.log[0]):
+    training = snakemake.input.get("training")
+    write_summary(
+        Path(snakemake.input.verdicts),
+        Path(snakemake.input.manifest),
+        Path(training) if training else None,
+        Path(snakemake.output.text).parent,
+    )
