@@ -1,0 +1,182 @@
+"""The real DAG on a very small configuration: it finishes, reruns to nothing, and an edit reruns what uses it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+import yaml
+
+pytestmark = pytest.mark.workflow
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "runs": [{"model": "tiny", "corpus": "topics"}],
+    "models": {
+        "tiny": {
+            "source": "demo",
+            "corpus": "topics",
+            "vocabulary": 512,
+            "layers": 2,
+            "hidden": 32,
+            "intermediate": 48,
+            "heads": 2,
+            "experts": 4,
+            "sequence_length": 64,
+            "max_position": 64,
+            "steps": 30,
+            "evaluate_tokens": 5000,
+        }
+    },
+    "corpora": {
+        "topics": {
+            "source": "python-stdlib",
+            "domains": ["reference", "docstrings"],
+            "splits": {"train": 0.4, "capture": 0.3, "heldout": 0.3},
+            "max_tokens": {"capture": 30000, "heldout": 15000},
+        }
+    },
+    "sequences": {"length": 64},
+    "capture": {"shards": {"capture": 3, "heldout": 1}, "checkpoint_tokens": 4000},
+    "hypotheses": {"permutations": 50, "bootstrap": 50, "h2": {"goodness_of_fit_draws": 5}},
+    "figures": {"dpi": 60},
+}
+
+
+class Project:
+    """A copy of the project in a folder of its own, whose code a test may edit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("Snakefile", "rules", "workflow_scripts", "var_core", "config"):
+            source = ROOT / name
+            ignore = shutil.ignore_patterns("__pycache__")
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, folder / name, **({"ignore": ignore} if source.is_dir() else {}))
+        (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "small.yaml", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+
+    def planned(self, *arguments: str) -> set[str]:
+        """Rules that a dry run would execute."""
+        result = self.snakemake("--dry-run", *arguments)
+        assert result.returncode == 0, result.stdout + result.stderr
+        text = result.stdout + result.stderr
+        if "Nothing to be done" in text:
+            return set()
+        table = text.split("Job stats:")[-1].split("total")[0].splitlines()[3:]
+        return {line.split()[0] for line in table if line.strip()} - {"all"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project after a whole run."""
+    made = Project(tmp_path_factory.mktemp("project"))
+    result = made.snakemake()
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-10000:]
+    return made
+
+
+def test_the_whole_dag_makes_what_it_says(project):
+    run = project.folder / "results/tiny/topics"
+    for name in ("hypotheses/verdicts.json", "hypotheses/report.txt", "report/summary.md", "report/summary.csv"):
+        assert (run / name).stat().st_size > 0
+    with duckdb.connect(project.folder / "results/var.duckdb", read_only=True) as database:
+        tokens = database.sql("SELECT sum(n) FROM token_stats WHERE split = 'capture' AND layer = 0").fetchone()
+        assert 25_000 < tokens[0] <= 30_000
+        assert database.sql("SELECT count(DISTINCT hypothesis) FROM hypotheses").fetchone() == (4,)
+
+
+def test_a_second_run_has_nothing_to_do(project):
+    result = project.snakemake()
+    assert result.returncode == 0 and "Nothing to be done" in result.stdout + result.stderr
+
+
+def test_the_report_is_made_from_the_results(project):
+    result = project.snakemake("--report", "results/report.html")
+    assert result.returncode == 0, result.stderr[-3000:]
+    page = (project.folder / "results/report.html").read_text()
+    assert "Fast-path coverage" in page or "fast_path_coverage" in page
+
+
+FIGURES = {"draw_figure", "figures"}
+ANALYSES = FIGURES | {"test_hypotheses", "build_warehouse", "write_summary"}
+
+
+@pytest.mark.parametrize(
+    ("change", "rerun"),
+    [
+        ({"figures": {"dpi": 61}}, FIGURES),
+        ({"hypotheses": {"seed": 1}}, ANALYSES),
+        ({"capture": {"device": "cpu"}}, set()),
+    ],
+)
+def test_a_setting_reruns_what_reads_it(project, change, rerun):
+    (project.folder / "change.yaml").write_text(yaml.safe_dump(change))
+    planned = project.planned("--configfile", "small.yaml", "change.yaml")
+    assert planned - {"figures", "report", "warehouse"} == rerun - {"figures", "report", "warehouse"}
+
+
+@pytest.mark.parametrize(
+    ("module", "rerun"),
+    [
+        ("var_core/figures/style.py", {"draw_figure"}),
+        ("var_core/report/summary.py", {"write_summary"}),
+        ("var_core/warehouse/queries.py", set()),
+    ],
+)
+def test_an_edit_reruns_exactly_the_stages_that_use_it(project, module, rerun):
+    path = project.folder / module
+    original = path.read_text()
+    try:
+        path.write_text(original + "\n# a comment reruns nothing\n")
+        assert project.planned() == set()
+        path.write_text(original + "\nEDITED = 1\n")
+        assert project.planned() == rerun
+    finally:
+        path.write_text(original)
+
+
+def test_one_stage_can_be_asked_for(project):
+    assert project.planned("--forcerun", "merge_statistics", "--until", "merge_statistics") == {"merge_statistics"}
+    for target in ("corpus", "model", "capture", "statistics", "hypotheses", "warehouse", "figures", "report"):
+        assert project.planned("--", target) == set()
+
+
+def fails(project: Project, values: dict, *arguments: str) -> str:
+    """Run with other settings; return the one line that says what is wrong."""
+    (project.folder / "bad.yaml").write_text(yaml.safe_dump(values))
+    result = project.snakemake("--configfile", "bad.yaml", *arguments)
+    assert result.returncode != 0
+    lines = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stdout + result.stderr
+    return lines[0]
+
+
+def test_a_misspelt_key_is_one_line(project):
+    assert fails(project, SMALL | {"captur": {}}).endswith("captur: unknown key; did you mean capture?")
+
+
+def test_a_missing_path_is_one_line_and_leaves_nothing(project):
+    corpora = SMALL["corpora"] | {
+        "mine": {"source": "files", "format": "text", "domains": {"prose": ["no/such/*.txt"]}}
+    }
+    runs = [{"model": "tiny", "corpus": "mine"}]
+    line = fails(project, SMALL | {"corpora": corpora, "runs": runs})
+    assert "corpora.mine.domains.prose" in line and "no/such/*.txt" in line
+    assert not list((project.folder / "results/corpora/mine").glob("*"))
+
+
+def test_a_sequence_longer_than_the_model_is_one_line_and_leaves_nothing(project):
+    before = sorted((project.folder / "results/tiny/topics/corpus").iterdir())
+    line = fails(project, SMALL | {"sequences": {"length": 128}}, "--", "corpus")
+    assert "sequences.length: 128" in line
+    assert before
