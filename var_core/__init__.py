@@ -1,4 +1,4 @@
-"""VAR, Verifiable Adaptive Routing: is MoE routing predictable, from what, and what is that worth?
+"""Verifiable Adaptive Routing (VAR): whether, from what and to what use MoE routing is predictable.
 
 The rooms of the library, in the order in which data flows: ``config``, ``corpus``, ``models``,
 ``routing``, ``statistics``, ``traces``, ``capture``, ``warehouse``, ``hypotheses``, ``figures``,

@@ -1,13 +1,14 @@
 """A digest of the code that a stage uses, so that editing the library reruns exactly the stages that use it.
 
 Snakemake tracks the script of a rule but not what the script imports. The digest covers the script and
-every ``var_core`` module that it imports, directly or through others. It is taken over the syntax trees
-without docstrings, so a comment, a docstring or a line break reruns nothing.
+every ``var_core`` module that it imports, directly or through others, with the SQL files beside those modules.
+It is taken over what runs: a comment, a docstring, a line break or an import for type checkers reruns nothing.
+``var_core/__init__.py`` is left out, because it holds the version, and a new version alone changes no result.
 """
 
 import ast
 import hashlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 _PACKAGE = "var_core"
@@ -28,28 +29,44 @@ def code_digest(script: str | Path, root: Path = _ROOT) -> str:
     -------
     str
         16 hexadecimal digits.
+
+    Raises
+    ------
+    FileNotFoundError, SyntaxError
+        If the script or a module of the closure cannot be read as Python.
     """
-    digest = hashlib.sha256(_normalised(root / script).encode())
-    for module in import_closure(script, root):
-        digest.update(module.encode())
-        digest.update(_normalised(_module_file(module, root)).encode())
-        for data in sorted(_module_file(module, root).parent.glob("*.sql")):
-            digest.update(data.read_bytes())
+    files = {module: _module_file(module, root) for module in import_closure(script, root)}
+    digest = hashlib.sha256(_running_code(root / script)[0].encode())
+    for module, file in files.items():
+        digest.update(f"\0{module}\0{_running_code(file)[0]}".encode())
+    for folder in sorted({file.parent for file in files.values()}):
+        for data in sorted(folder.glob("*.sql")):
+            digest.update(f"\0{data.relative_to(root).as_posix()}\0".encode() + data.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def import_closure(script: str | Path, root: Path = _ROOT) -> list[str]:
-    """Names of all ``var_core`` modules that `script` imports, directly or through others, sorted."""
+    """Names of all ``var_core`` modules that `script` imports, directly or through others, sorted.
+
+    A package counts when something in it is imported, because its ``__init__.py`` then runs.
+    """
     found: set[str] = set()
-    waiting = sorted(_imports(root / script, root))
+    waiting = _imports(root / script, root)
     while waiting:
         module = waiting.pop()
-        if module in found:
-            continue
         found.add(module)
-        parents = [module.rsplit(".", depth)[0] for depth in range(1, module.count(".") + 1)]
-        waiting += [*parents, *_imports(_module_file(module, root), root)]
+        waiting |= _imports(_module_file(module, root), root) - found
     return sorted(found)
+
+
+def _imports(path: Path, root: Path) -> set[str]:
+    """Names of the library's modules that the file imports, with the packages they lie in."""
+    modules: set[str] = set()
+    for name in _running_code(path)[1]:
+        parts = name.split(".")
+        modules.update(".".join(parts[:depth]) for depth in range(2, len(parts) + 1))
+    # An imported name may be a module or something in one; only the file tells.
+    return {module for module in modules if _module_file(module, root).exists()}
 
 
 def _module_file(module: str, root: Path) -> Path:
@@ -57,29 +74,30 @@ def _module_file(module: str, root: Path) -> Path:
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
-def _imports(path: Path, root: Path) -> set[str]:
-    modules: set[str] = set()
-    for node in ast.walk(_parse(path)):
-        if isinstance(node, ast.Import):
-            modules.update(name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            modules.add(node.module)
-            modules.update(f"{node.module}.{name.name}" for name in node.names)
-    ours = {name for name in modules if name == _PACKAGE or name.startswith(_PACKAGE + ".")}
-    return {name for name in ours if _module_file(name, root).exists()}
+def _running_code(path: Path) -> tuple[str, frozenset[str]]:
+    return _running_code_of(path.read_text(encoding="utf-8"), str(path))
 
 
-@lru_cache(maxsize=None)
-def _parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
-@lru_cache(maxsize=None)
-def _normalised(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+@cache
+def _running_code_of(text: str, name: str) -> tuple[str, frozenset[str]]:
+    """Source without what does not run, in one spelling; and the dotted names below ``var_core`` that it imports."""
+    tree = _WithoutIdleCode().visit(ast.parse(text, filename=name))
+    names: set[str] = set()
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if node.body and isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant):
-            node.body[0].value.value = ""
-    return ast.dump(tree, include_attributes=False)
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return ast.unparse(tree), frozenset(name for name in names if name.startswith(f"{_PACKAGE}."))
+
+
+class _WithoutIdleCode(ast.NodeTransformer):
+    """Drops docstrings, the strings that describe attributes, and imports for type checkers."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        return node.orelse if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING") else node

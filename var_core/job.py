@@ -32,9 +32,10 @@ def logged(log: str | Path) -> Iterator[None]:
     try:
         yield
     except VarError as error:
-        logging.getLogger("var_core").error("error: %s", error)
+        line = f"error: {' '.join(str(error).split())}"
+        logging.getLogger("var_core").error(line)
         if plain is None:
-            print(f"error: {error}", file=sys.stderr)
+            print(line, file=sys.stderr)
         sys.exit(1)
     except Exception:
         logging.getLogger("job").exception("the stage failed")

@@ -1,7 +1,8 @@
 """Parquet with provenance: every table this project writes carries a JSON record of what it was made from."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,7 @@ def write_table(path: Path, table: pa.Table, provenance: dict[str, Any]) -> None
     write_batches(path, table.schema, table.to_batches(max_chunksize=1 << 17), provenance)
 
 
-def write_batches(
-    path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], provenance: dict[str, Any]
-) -> None:
+def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], provenance: dict[str, Any]) -> None:
     """Stream record batches into one Parquet file, a row group each, whole or not at all."""
     full = with_provenance(schema, provenance)
     with written_aside(path) as aside, pq.ParquetWriter(aside, full, compression="zstd") as writer:
@@ -45,14 +44,10 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     Raises
     ------
     VarError
-        If the file is missing or is not Parquet.
+        If the file is missing or damaged, is not Parquet, or lacks one of the columns.
     """
-    try:
+    with _readable(path):
         return pq.read_table(path, columns=columns)
-    except FileNotFoundError:
-        raise VarError(f"{path}: no such file; run the stage that makes it") from None
-    except pa.ArrowInvalid as error:
-        raise VarError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -63,13 +58,23 @@ def read_provenance(path: Path) -> dict[str, Any]:
     VarError
         If the file is missing, is not Parquet, or carries no record.
     """
-    try:
+    with _readable(path):
         metadata = pq.read_schema(path).metadata or {}
-    except FileNotFoundError:
-        raise VarError(f"{path}: no such file; run the stage that makes it") from None
-    except pa.ArrowInvalid as error:
-        raise VarError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     if PROVENANCE_KEY not in metadata:
         raise VarError(f"{path}: carries no provenance record, so it was not written by this workflow")
     record: dict[str, Any] = json.loads(metadata[PROVENANCE_KEY])
     return record
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what pyarrow says about a file that is missing or damaged into one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise VarError(f"{path}: no such file; run the stage that makes it") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise VarError(
+            f"{path}: not readable as Parquet ({reason}); if a stage wrote it, run that stage again"
+        ) from None

@@ -61,10 +61,25 @@ class Progress:
     def _log_line(self, note: str = "") -> None:
         seconds = max(time.monotonic() - self._started, 1e-9)
         rate = (self.done - self._first_done) / seconds
-        remaining = (self.total - self.done) / rate if rate > 0 else float("inf")
+        left = max(self.total - self.done, 0)
         share = self.done / self.total if self.total else 1.0
         self._logger.info(
-            "%s: %d of %d %ss (%.0f %%), %.0f %ss/s, %.0f s to go%s",
-            self.description, self.done, self.total, self.unit, 100 * share, rate, self.unit,
-            max(remaining, 0.0), f", {note}" if note else "",
+            "%s: %d of %d %ss (%.0f %%), %s %ss/s, %s to go%s",
+            self.description, self.done, self.total, self.unit, 100 * share, _rate(rate), self.unit,
+            _duration(left / rate) if rate > 0 else "0 s" if not left else "unknown time",
+            f", {note}" if note else "",
         )  # fmt: skip
+
+
+def _rate(value: float) -> str:
+    """Write a rate with two or more significant digits."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    """Write a duration in its two largest units."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,10 +1,10 @@
 """Settings of routing capture."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from var_core.config.base import Block
+from var_core.config.base import Block, Distinct
 
 
 class Shards(Block):
@@ -25,7 +25,7 @@ class CaptureConfig(Block):
     """sequences a forward pass"""
     checkpoint_tokens: PositiveInt = 200_000
     """a checkpoint is written whenever this many tokens have passed since the last"""
-    trace: tuple[Literal["capture", "heldout"], ...] = ("heldout",)
+    trace: Annotated[tuple[Literal["capture", "heldout"], ...], Distinct] = ("heldout",)
     """splits whose decisions are also written one by one, in order; hypotheses need ``heldout``"""
     max_nonfinite: NonNegativeInt = 0
     """decisions with NaN or infinite logits that a shard may hold; they are counted and never averaged in"""

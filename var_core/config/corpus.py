@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from var_core.config.base import Block
+from var_core.config.base import COMMIT_PATTERN, Block, Distinct, HubName, pinned
 
 Domain = Literal["reference", "docstrings", "code"]
 SplitName = Literal["train", "capture", "heldout"]
@@ -25,7 +25,10 @@ class Splits(Block):
     def _sum_to_one(self) -> "Splits":
         total = self.train + self.capture + self.heldout
         if abs(total - 1) > 1e-9:
-            raise ValueError(f"train + capture + heldout must be 1, not {total:g}")
+            raise ValueError(
+                f"train {self.train:g} + capture {self.capture:g} + heldout {self.heldout:g} make {total:g}, not 1; "
+                "give all three"
+            )
         return self
 
 
@@ -52,7 +55,9 @@ class PythonStdlibCorpus(CorpusBase):
 
     source: Literal["python-stdlib"]
     """the kind of source"""
-    domains: tuple[Domain, ...] = Field(("reference", "docstrings", "code"), min_length=1)
+    splits: Splits = Splits()
+    """shares of the documents by use"""
+    domains: Annotated[tuple[Domain, ...], Distinct] = Field(("reference", "docstrings", "code"), min_length=1)
     """language reference, docstrings, and code without its docstrings"""
 
 
@@ -63,7 +68,7 @@ class FilesCorpus(CorpusBase):
     """the kind of source"""
     format: Literal["text", "jsonl", "parquet"]
     """text: a file is a document; jsonl and parquet: a row is a document; each may be gzip-compressed (.gz)"""
-    domains: dict[str, tuple[str, ...]] = Field(min_length=1)
+    domains: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(min_length=1)
     """domain name -> paths or glob patterns, relative to the working folder"""
     text_field: str = "text"
     """jsonl and parquet: the field that holds the text"""
@@ -76,10 +81,10 @@ class HubCorpus(CorpusBase):
 
     source: Literal["hub"]
     """the kind of source"""
-    dataset: str
+    dataset: HubName
     """repository of the data set, for example ``allenai/c4``"""
-    revision: str = Field(min_length=7)
-    """commit of the data set's repository (a branch name moves, and results with it)"""
+    revision: str = Field(json_schema_extra={"pattern": COMMIT_PATTERN})
+    """commit of the data set's repository, all 40 digits (a branch name moves, and results with it)"""
     name: str | None = None
     """the data set's configuration, for example ``en``"""
     split: str = "train"
@@ -92,6 +97,11 @@ class HubCorpus(CorpusBase):
     """the field that names a document; null: row number"""
     domain_field: str | None = None
     """the field that names the domain (``meta.redpajama_set_name`` reaches into a record); null: one domain"""
+
+    @field_validator("revision")
+    @classmethod
+    def _is_pinned(cls, revision: str, info: ValidationInfo) -> str:
+        return pinned(revision, f"https://huggingface.co/datasets/{info.data.get('dataset', 'OWNER/NAME')}")
 
 
 CorpusConfig = Annotated[PythonStdlibCorpus | FilesCorpus | HubCorpus, Field(discriminator="source")]

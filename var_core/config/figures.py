@@ -1,10 +1,10 @@
 """Settings of the figures."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import PositiveInt
 
-from var_core.config.base import Block
+from var_core.config.base import Block, Distinct
 
 
 class FiguresConfig(Block):
@@ -12,5 +12,5 @@ class FiguresConfig(Block):
 
     dpi: PositiveInt = 300
     """resolution of the PNG files"""
-    formats: tuple[Literal["svg", "pdf"], ...] = ("svg", "pdf")
+    formats: Annotated[tuple[Literal["svg", "pdf"], ...], Distinct] = ("svg", "pdf")
     """vector files drawn beside the PNG"""

@@ -1,10 +1,10 @@
 """Settings of the hypothesis tests."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from var_core.config.base import Block
+from var_core.config.base import Block, Distinct
 
 AgreementMeasure = Literal["recall_at_k", "top1_agreement", "set_agreement"]
 
@@ -16,7 +16,7 @@ class H1Config(Block):
     """supported when Spearman(frequency, mean_router_entropy) is below this"""
     p_below: float = Field(0.01, gt=0, lt=1)
     """and its permutation p-value below this"""
-    minimum_counts: tuple[PositiveInt, ...] = Field((1, 10, 100), min_length=1)
+    minimum_counts: Annotated[tuple[PositiveInt, ...], Distinct] = Field((1, 10, 100), min_length=1)
     """token types with at least this many occurrences; the first is the hypothesis as first stated"""
     rarefied_to: PositiveInt = 10
     """occurrences that selection entropies are rarefied to before they are compared"""
@@ -28,7 +28,8 @@ class H2Config(Block):
     r_squared_above: float = Field(0.8, gt=0, lt=1)
     """supported when log-log least squares over rank and frequency explains more than this"""
     goodness_of_fit_draws: PositiveInt = 100
-    """simulated samples behind the Kolmogorov-Smirnov p-value of the maximum-likelihood power law"""
+    """simulated samples behind the Kolmogorov-Smirnov p-value of the maximum-likelihood power law; at least 9 for
+    a verdict"""
 
 
 class H3Config(Block):
@@ -63,12 +64,16 @@ class HypothesesConfig(Block):
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """confidence of all intervals"""
     permutations: PositiveInt = 1000
-    """draws from each permutation null"""
+    """shuffles of token labels behind each permutation p-value"""
+    null_draws: PositiveInt = 50
+    """draws of whole routing nulls (experts by load alone, shuffled tables), which cost more than a shuffle"""
     bootstrap: PositiveInt = 1000
     """resamples of held-out documents"""
+    table_minimum_count: PositiveInt = 10
+    """occurrences in the capture split from which on a token type has its own entry in the token table"""
     false_discovery_rate: float = Field(0.05, gt=0, lt=1)
     """rate held over layers by Benjamini-Hochberg"""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """seed of all draws"""
     h1: H1Config = H1Config()
     h2: H2Config = H2Config()

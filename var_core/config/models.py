@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from var_core.config.base import Block
+from var_core.config.base import COMMIT_PATTERN, Block, HubName, pinned
 
 
 class Expectation(Block):
@@ -41,10 +41,15 @@ class HubModel(PretrainedModel):
 
     source: Literal["hub"]
     """the kind of source"""
-    repo: str
+    repo: HubName
     """repository of the model, for example ``allenai/OLMoE-1B-7B-0924``"""
-    revision: str = Field(min_length=7)
-    """commit of the model's repository (a branch name moves, and results with it)"""
+    revision: str = Field(json_schema_extra={"pattern": COMMIT_PATTERN})
+    """commit of the model's repository, all 40 digits (a branch name moves, and results with it)"""
+
+    @field_validator("revision")
+    @classmethod
+    def _is_pinned(cls, revision: str, info: ValidationInfo) -> str:
+        return pinned(revision, f"https://huggingface.co/{info.data.get('repo', 'OWNER/NAME')}")
 
 
 class FolderModel(PretrainedModel):
@@ -52,7 +57,7 @@ class FolderModel(PretrainedModel):
 
     source: Literal["folder"]
     """the kind of source"""
-    path: str
+    path: str = Field(min_length=1)
     """the folder with ``config.json``, safetensors weights and the tokenizer"""
 
 

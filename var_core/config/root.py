@@ -1,23 +1,25 @@
 """The whole configuration: runs, and the models and corpora that they name."""
 
-import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from var_core.config.base import Block
 from var_core.config.capture import CaptureConfig
 from var_core.config.corpus import CorpusConfig, SequencesConfig
+from var_core.config.faults import one_line
 from var_core.config.figures import FiguresConfig
 from var_core.config.hypotheses import HypothesesConfig
 from var_core.config.models import DemoModel, ModelConfig
 from var_core.errors import VarError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-RESERVED_NAMES = frozenset({"benchmarks", "corpora", "logs", "models", "report"})
-"""Folders of ``results/`` that a model cannot be called."""
+RESERVED_NAMES = frozenset({"benchmarks", "corpora", "logs", "models", "report", "var.duckdb"})
+"""What ``results/`` holds beside the folders of the models, so that no model can be called so."""
 
 
 class Run(Block):
@@ -54,7 +56,7 @@ class Config(Block):
                 if not _NAME.fullmatch(name):
                     raise ValueError(f"{kind}.{name}: a name is letters, digits, '.', '_' and '-' (it names a folder)")
         for name in sorted(RESERVED_NAMES & self.models.keys()):
-            raise ValueError(f"models.{name}: this name is a folder of results/; choose another")
+            raise ValueError(f"models.{name}: results/{name} has another use; choose another name")
         return self
 
     @model_validator(mode="after")
@@ -71,13 +73,24 @@ class Config(Block):
                     raise ValueError(f"corpora.{model.corpus}.splits.train: is 0, but models.{name} trains on it")
         return self
 
+    @model_validator(mode="after")
+    def _sequences_fit_the_demo_model(self) -> "Config":
+        for name in dict.fromkeys(run.model for run in self.runs):
+            model = self.models[name]
+            if isinstance(model, DemoModel) and self.sequences.length > model.max_position:
+                raise ValueError(
+                    f"sequences.length: {self.sequences.length} is over models.{name}.max_position "
+                    f"({model.max_position}); make one fit the other"
+                )
+        return self
+
 
 def _require_defined(key: str, name: str, known: Mapping[str, Any]) -> None:
     if name not in known:
         raise ValueError(f"{key}: {name!r} is not defined; defined are {', '.join(sorted(known))}")
 
 
-def parse_config(values: Mapping[str, Any], source: str) -> Config:
+def parse_config(values: Any, source: str) -> Config:
     """Validate a configuration.
 
     Parameters
@@ -90,37 +103,54 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
     Raises
     ------
     VarError
-        On the first fault, as one line that names file and key; further faults are counted.
+        On the fault that explains most, as one line that names file and key; further faults are counted.
     """
+    if not isinstance(values, Mapping):
+        raise VarError(f"{source}: must hold keys with values (runs, models, corpora, …)")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        faults = error.errors(include_url=False)
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise VarError(f"{source}: {_describe(faults[0])}{more}") from None
+        raise VarError(f"{source}: {one_line(error.errors(include_url=False), Config)}") from None
 
 
-def _describe(fault: Any) -> str:
-    """Put one pydantic fault into words: the key, what is wrong, and what to do."""
-    location = [str(part) for part in fault["loc"]]
-    # A discriminated union puts its tag into the location; the user's file has no such level.
-    location = [part for i, part in enumerate(location) if not (i == 2 and location[0] in ("models", "corpora"))]
-    key = ".".join(location)
-    if fault["type"] == "extra_forbidden":
-        guess = difflib.get_close_matches(location[-1], _known_keys(Config), n=1)
-        return f"{key}: unknown key" + (f"; did you mean {guess[0]}?" if guess else "")
-    if fault["type"] == "missing":
-        return f"{key}: is missing"
-    if fault["type"] == "value_error":
-        message = str(fault["ctx"]["error"])
-        return f"{key}: {message}" if key else message
-    return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {fault['input']!r}"
+def load_config(path: Path) -> Config:
+    """Read and validate a configuration file without Snakemake.
+
+    Parameters
+    ----------
+    path : Path
+        A YAML file that is complete by itself, for example ``config/config.yaml`` or a preset.
+
+    Raises
+    ------
+    VarError
+        If the file is missing, is not UTF-8 or not YAML, gives a key twice, or is not a valid configuration.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise VarError(
+            f"{path}: no such file; config/config.yaml and config/presets/ are there to start from"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise VarError(f"{path}: not readable as UTF-8 text ({error})") from None
+    try:
+        values = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise VarError(f"{path}{line}: not valid YAML ({error.problem or error.context})") from None
+    except yaml.YAMLError as error:
+        raise VarError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    return parse_config({} if values is None else values, str(path))
 
 
-def _known_keys(block: type[Block]) -> list[str]:
-    """All key names anywhere in the configuration."""
-    schema = block.model_json_schema()
-    keys = set(schema["properties"])
-    for definition in schema["$defs"].values():
-        keys.update(definition.get("properties", ()))
-    return sorted(keys)
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, but a key given twice is a fault and not an override."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value} is given twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
