@@ -85,8 +85,6 @@ def code_without_docstrings(source: str, tree: ast.Module) -> str:
     kept, position = [], 0
     for node, alone in _docstring_nodes(tree):
         start, end = (line_starts[row - 1] + column for row, column in _span(node))
-        if data[max(start - 200, 0) : start].rstrip().endswith(b"("):
-            continue  # in brackets, which the tree does not show: left where it is
         if alone:
             kept += [data[position:start], b"pass"]
             position = end

@@ -12,11 +12,10 @@ _WORD_START = "\u2581"
 
 
 def vocabulary_table(tokenizer: DocumentTokenizer) -> pa.Table:
-    """Return every token id of the tokenizer with its text, in order of the ids.
+    r"""Return every token id of the tokenizer with its text, in order of the ids.
 
     The text is what the token decodes to, with the space before a word where the tokenizer puts it into the
-    token. A token that is only a part of a character (a byte of UTF-8) has no text of its own and is shown
-    in the tokenizer's own notation.
+    token. Bytes that are only a part of a character are shown as in ``\xe2``.
 
     Parameters
     ----------
@@ -40,4 +39,22 @@ def vocabulary_table(tokenizer: DocumentTokenizer) -> pa.Table:
 def _readable(raw: str, decoded: str) -> str:
     if raw.startswith(_WORD_START):
         return raw.replace(_WORD_START, " ")
-    return raw if not decoded or _UNDECODABLE in decoded else decoded
+    if decoded and _UNDECODABLE not in decoded:
+        return decoded
+    if set(raw) <= _BYTE_OF.keys():
+        return bytes(_BYTE_OF[character] for character in raw).decode("utf-8", errors="backslashreplace")
+    return raw
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return the byte that each character of a byte-level vocabulary stands for.
+
+    Bytes that are printable in Latin-1 stand for themselves; the others, in order, are the characters from
+    U+0100 on (the convention of GPT-2, which all byte-level tokenizers follow).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = sorted(set(range(0x100)) - set(printable))
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
