@@ -48,13 +48,24 @@ def _samples(results: Verdicts, manifest: dict[str, Any]) -> str:
 
 
 def _model(training: dict[str, Any]) -> str:
-    perplexity = training["heldout_perplexity"]
-    lines = ["| predictor | held-out perplexity |", "| --- | --- |"]
-    lines += [f"| {name} | {number(value, 1)} |" for name, value in perplexity.items()]
+    heldout = training["heldout"]
+    columns = {"all": heldout, **heldout["domains"]}
+    lines = [
+        f"Trained by this workflow on {training['tokens']:,} tokens; {training['parameters']:,} parameters. Perplexity on "
+        f"{heldout['predicted_tokens']:,} held-out tokens, the same for all three:",
+        "",
+        "| predictor | " + " | ".join(columns) + " |",
+        "| --- |" + " --- |" * len(columns),
+    ]
+    for predictor in sorted(heldout["perplexity"], key=heldout["perplexity"].__getitem__):
+        values = (number(part["perplexity"][predictor], 1) for part in columns.values())
+        lines.append(f"| {predictor} | " + " | ".join(values) + " |")
     return "\n".join(lines)
 
 
 def _provenance(results: Verdicts) -> str:
-    entries = [f"* {key}: `{value}`" for key, value in sorted(results.provenance.items()) if not isinstance(value, dict)]
+    entries = [
+        f"* {key}: `{value}`" for key, value in sorted(results.provenance.items()) if not isinstance(value, dict)
+    ]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(results.versions.items()))
     return "\n".join([*entries, f"* versions: {versions}"])
