@@ -1,0 +1,130 @@
+-- What every table and column means: grain, unit, source. Put into the database, so that
+--     SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal
+-- lists it. Columns that mean the same everywhere (run, split, domain, layer, token_id, …) are in schema.py.
+
+COMMENT ON TABLE runs IS 'A row a run: one model on one corpus.';
+COMMENT ON COLUMN runs.run IS 'Name of the run, {model}/{corpus}; every table has it, and joins go by it.';
+COMMENT ON COLUMN runs.model IS 'Name of the model in the configuration.';
+COMMENT ON COLUMN runs.corpus IS 'Name of the corpus in the configuration.';
+COMMENT ON COLUMN runs.model_source IS 'Where the model comes from, as its model.json says: hub, folder or demo.';
+COMMENT ON COLUMN runs.model_revision IS 'Commit of the model''s repository; null for a model that has none.';
+COMMENT ON COLUMN runs.model_digest IS 'Digest of the model''s folder, which identifies its weights and tokenizer.';
+COMMENT ON COLUMN runs.corpus_digest IS 'Digest of the corpus''s documents.';
+COMMENT ON COLUMN runs.plan IS 'Digest of the plan that the capture split was captured under (that of every split is in provenance).';
+COMMENT ON COLUMN runs.layers IS 'L, number of MoE layers.';
+COMMENT ON COLUMN runs.experts IS 'E, experts a layer (the largest, should layers differ; see the table layers).';
+COMMENT ON COLUMN runs.top_k IS 'k, experts chosen for a token (the largest, should layers differ).';
+COMMENT ON COLUMN runs.sequence_length IS 'Tokens a sequence.';
+COMMENT ON COLUMN runs.capture_tokens IS 'Tokens of the capture split, on which tables and statistics are fitted.';
+COMMENT ON COLUMN runs.heldout_tokens IS 'Tokens of the held-out split, on which nothing is fitted.';
+COMMENT ON COLUMN runs.provenance IS 'JSON: what the run was made from. statistics.{split}: settings, versions, code digests; model: model.json; corpus: the manifest; warehouse_code.';
+
+COMMENT ON TABLE layers IS 'A row an MoE layer of a run.';
+COMMENT ON COLUMN layers.layer IS 'MoE layers counted from 0 in the order in which they run (dense layers are not counted).';
+COMMENT ON COLUMN layers.path IS 'Path of the experts module inside the model.';
+COMMENT ON COLUMN layers.experts IS 'E, experts of this layer.';
+COMMENT ON COLUMN layers.top_k IS 'k, experts that this layer chooses for a token.';
+
+COMMENT ON TABLE tokens IS 'A row a token id of a run''s vocabulary, also of those that never occur.';
+COMMENT ON COLUMN tokens.token_id IS 'Token id; together with run the key.';
+COMMENT ON COLUMN tokens.token IS 'Text of the token as a reader would see it.';
+COMMENT ON COLUMN tokens.special IS 'True for special tokens (BOS, EOS, …): counted everywhere, but no token type in the sense of H1 to H4.';
+COMMENT ON COLUMN tokens.capture_count IS 'Occurrences in the capture split (n at layer 0).';
+COMMENT ON COLUMN tokens.heldout_count IS 'Occurrences in the held-out split (n at layer 0).';
+
+COMMENT ON TABLE decisions IS 'A row a (split, domain, layer): how many decisions were counted and how many could not be.';
+COMMENT ON COLUMN decisions.tokens IS 'Decisions counted, one a token.';
+COMMENT ON COLUMN decisions.nonfinite IS 'Decisions left out because a router logit was NaN or infinite.';
+
+COMMENT ON TABLE token_stats IS 'A row a (split, domain, layer, token id) that occurs: moments of per-decision quantities. Domains pooled: v_token_stats.';
+COMMENT ON COLUMN token_stats.n IS 'Occurrences, so decisions.';
+COMMENT ON COLUMN token_stats.router_entropy_mean IS 'Mean router entropy -sum p ln p over the router''s probabilities of all E experts, in nats, 0 to ln E.';
+COMMENT ON COLUMN token_stats.router_entropy_m2 IS 'Sum of squared deviations of the router entropy from its mean, in nats squared; variance = m2 / (n - 1).';
+COMMENT ON COLUMN token_stats.confidence_mean IS 'Mean of the largest router probability, 0 to 1.';
+COMMENT ON COLUMN token_stats.confidence_m2 IS 'Sum of squared deviations of the confidence from its mean.';
+COMMENT ON COLUMN token_stats.margin_mean IS 'Mean of the probability of the k-th chosen expert minus that of the best not chosen.';
+COMMENT ON COLUMN token_stats.margin_m2 IS 'Sum of squared deviations of the margin from its mean.';
+
+COMMENT ON TABLE expert_counts IS 'A row a (split, domain, layer, token id, expert) with chosen > 0: exact counts. Domains pooled: v_expert_counts.';
+COMMENT ON COLUMN expert_counts.chosen IS 'c_e: decisions in which the expert was among the k chosen; their sum over experts is k n.';
+COMMENT ON COLUMN expert_counts.first IS 'f_e: decisions in which it had the largest weight; their sum over experts is n.';
+
+COMMENT ON TABLE expert_load IS 'A row a (split, layer, expert), domains and tokens pooled, also for experts that were never chosen.';
+COMMENT ON COLUMN expert_load.chosen IS 'Decisions in which the expert was among the k chosen.';
+COMMENT ON COLUMN expert_load.first IS 'Decisions in which it had the largest weight.';
+COMMENT ON COLUMN expert_load.tokens IS 'N, all decisions of the layer (the same for all experts), so chosen / tokens is the share; even: k / E.';
+
+COMMENT ON TABLE domain_counts IS 'A row a (split, domain, layer, expert), tokens pooled, also for experts that were never chosen.';
+COMMENT ON COLUMN domain_counts.chosen IS 'Decisions of the domain in which the expert was among the k chosen.';
+COMMENT ON COLUMN domain_counts.first IS 'Decisions of the domain in which it had the largest weight.';
+COMMENT ON COLUMN domain_counts.tokens IS 'All decisions of the domain at this layer (the same for all experts).';
+
+COMMENT ON TABLE coactivation IS 'A row an ordered pair of experts of a (split, layer), domains pooled: how often both were chosen for the same token. All pairs of chosen experts count, not only neighbours in rank.';
+COMMENT ON COLUMN coactivation.expert IS 'Expert i, from 0.';
+COMMENT ON COLUMN coactivation.other_expert IS 'Expert j, from 0; the diagonal (j = i) is there too.';
+COMMENT ON COLUMN coactivation.count IS 'N_ij, decisions that chose both; on the diagonal N_i, decisions that chose i.';
+
+COMMENT ON TABLE crosslayer IS 'A row a pair of experts of two adjacent MoE layers of a split, domains pooled: how often the same token chose both.';
+COMMENT ON COLUMN crosslayer.next_layer IS 'The MoE layer after it, layer + 1.';
+COMMENT ON COLUMN crosslayer.expert IS 'Expert of layer.';
+COMMENT ON COLUMN crosslayer.next_expert IS 'Expert of next_layer.';
+COMMENT ON COLUMN crosslayer.chosen IS 'Tokens that chose expert at layer and next_expert at next_layer; the sum over all pairs is k squared times the tokens.';
+COMMENT ON COLUMN crosslayer.first IS 'Tokens for which they had the largest weights; the sum over all pairs is the number of tokens.';
+COMMENT ON COLUMN crosslayer.first_shuffled IS 'The same with the next layer''s decisions shuffled within each sequence: the null that keeps the text and breaks the token.';
+
+COMMENT ON TABLE repeats IS 'A row a (split, domain, layer): how often consecutive tokens of one document, within one sequence, share experts. Rates and chance levels: v_repeats.';
+COMMENT ON COLUMN repeats.pairs IS 'Pairs of consecutive tokens.';
+COMMENT ON COLUMN repeats.first_repeats IS 'Pairs with the same largest-weight expert.';
+COMMENT ON COLUMN repeats.any_repeats IS 'Pairs whose chosen sets meet.';
+COMMENT ON COLUMN repeats.slot_overlaps IS 'Sizes of the sets'' intersections, summed over pairs.';
+
+COMMENT ON TABLE training IS 'A row a step of the training of a model trained by this workflow; no rows for other models.';
+COMMENT ON COLUMN training.step IS 'Training step, from 1.';
+COMMENT ON COLUMN training.tokens IS 'Tokens seen so far.';
+COMMENT ON COLUMN training.loss IS 'Mean -ln p of the step''s predicted tokens before its update, in nats a token.';
+COMMENT ON COLUMN training.load_balancing_loss IS 'Load-balancing loss before its weight: k where all experts are used alike, up to E where all tokens choose the same.';
+COMMENT ON COLUMN training.learning_rate IS 'Learning rate of the step.';
+
+COMMENT ON TABLE hypotheses IS 'A row a statistic of one hypothesis at one layer, or pooled over layers; no rows until the hypotheses stage has run.';
+COMMENT ON COLUMN hypotheses.hypothesis IS 'H1, H2, H3 or H4.';
+COMMENT ON COLUMN hypotheses.form IS 'as stated: as first put forward; corrected: what the verdict should rest on; detail: what explains them.';
+COMMENT ON COLUMN hypotheses.variant IS 'Which test this is, for example minimum count 10.';
+COMMENT ON COLUMN hypotheses.layer IS 'MoE layer, from 0; null: pooled over layers, or about tokens, which have no layer.';
+COMMENT ON COLUMN hypotheses.measure IS 'What the statistic is.';
+COMMENT ON COLUMN hypotheses.statistic IS 'Its value; null where it is not defined.';
+COMMENT ON COLUMN hypotheses.low IS 'Lower end of the confidence interval.';
+COMMENT ON COLUMN hypotheses.high IS 'Upper end of the confidence interval.';
+COMMENT ON COLUMN hypotheses.confidence IS 'Confidence of the interval.';
+COMMENT ON COLUMN hypotheses.interval_method IS 'How the interval was made.';
+COMMENT ON COLUMN hypotheses.p IS 'p-value against the null.';
+COMMENT ON COLUMN hypotheses.p_adjusted IS 'p-value after Benjamini-Hochberg over the layers of the same test.';
+COMMENT ON COLUMN hypotheses.p_below IS 'p_adjusted that support asks for, beside the interval; null: none.';
+COMMENT ON COLUMN hypotheses."null" IS 'The null that p, null_mean and null_sd come from (write "null" in quotes).';
+COMMENT ON COLUMN hypotheses.null_mean IS 'Mean of the statistic under the null.';
+COMMENT ON COLUMN hypotheses.null_sd IS 'Standard deviation of the statistic under the null.';
+COMMENT ON COLUMN hypotheses.n IS 'Sample size, in n_unit.';
+COMMENT ON COLUMN hypotheses.n_unit IS 'What n counts.';
+COMMENT ON COLUMN hypotheses.threshold IS 'Value that the claim compares the statistic with; null: no claim.';
+COMMENT ON COLUMN hypotheses.direction IS 'Side of the threshold that the claim is about: above or below.';
+COMMENT ON COLUMN hypotheses.supportable IS 'False where the row cannot support the claim whatever its interval; note says why.';
+COMMENT ON COLUMN hypotheses.verdict IS 'supported, not supported, inconclusive (the interval holds the threshold, or too little data), or reported (no claim).';
+COMMENT ON COLUMN hypotheses.note IS 'What a reader must know beside the numbers.';
+
+COMMENT ON TABLE traces IS 'A row a decision, in order: one token at one layer, read from the trace files when queried (only for splits that were traced). File paths are relative to the folder that the workflow ran in; from elsewhere, SET file_search_path first.';
+COMMENT ON COLUMN traces.sequence IS 'Number of the sequence within the split, over all shards.';
+COMMENT ON COLUMN traces.position IS 'Place in the sequence, from 0.';
+COMMENT ON COLUMN traces.document IS 'Row of the corpus''s documents.parquet that the token is from.';
+COMMENT ON COLUMN traces.experts IS 'The k chosen experts, in the order that the experts module was given (not always sorted by weight).';
+COMMENT ON COLUMN traces.weights IS 'Their weights, in the same order.';
+COMMENT ON COLUMN traces.router_entropy IS 'Router entropy of the decision, in nats.';
+COMMENT ON COLUMN traces.confidence IS 'Largest router probability of the decision.';
+COMMENT ON COLUMN traces.margin IS 'Probability of the k-th chosen expert minus that of the best not chosen.';
+
+COMMENT ON TABLE shard_token_stats IS 'A row a (split, shard, domain, layer, token id): token_stats before shards were merged, for leave-one-shard-out intervals; read from the shards'' files when queried, as traces is.';
+COMMENT ON COLUMN shard_token_stats.n IS 'Occurrences in the shard.';
+COMMENT ON COLUMN shard_token_stats.router_entropy_mean IS 'Mean router entropy, in nats.';
+COMMENT ON COLUMN shard_token_stats.router_entropy_m2 IS 'Sum of squared deviations of the router entropy from its mean, in nats squared.';
+COMMENT ON COLUMN shard_token_stats.confidence_mean IS 'Mean of the largest router probability.';
+COMMENT ON COLUMN shard_token_stats.confidence_m2 IS 'Sum of squared deviations of the confidence from its mean.';
+COMMENT ON COLUMN shard_token_stats.margin_mean IS 'Mean of the probability of the k-th chosen expert minus that of the best not chosen.';
+COMMENT ON COLUMN shard_token_stats.margin_m2 IS 'Sum of squared deviations of the margin from its mean.';

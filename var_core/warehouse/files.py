@@ -1,0 +1,146 @@
+"""Where the files of a run are."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from var_core.config.corpus import SPLITS
+from var_core.errors import VarError
+from var_core.parquet import read_provenance
+from var_core.statistics.tables import SCHEMAS
+
+TRACE_KIND = "trace"
+_COUNTED_SPLITS = tuple(split for split in SPLITS if split != "train")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of one run that go into the warehouse.
+
+    Attributes
+    ----------
+    run, model, corpus : str
+        Names; a run is called ``{model}/{corpus}``.
+    statistics : mapping of str to Path
+        Split -> folder with ``token_stats.parquet``, ``expert_counts.parquet`` and ``layer_stats.parquet``.
+    traces : mapping of str to tuple of Path
+        Split -> trace files in the order of shards; no entry, or an empty one, for a split that was not traced.
+    shard_token_stats : mapping of str to tuple of Path
+        Split -> ``{split}-{shard}.token_stats.parquet`` in the order of shards.
+    vocabulary, corpus_manifest, model_record : Path
+        ``vocabulary.parquet``, the corpus's ``manifest.json`` and the model's ``model.json``.
+    training : Path or None
+        ``training.csv`` of a model that was trained by this workflow.
+    verdicts : Path or None
+        ``verdicts.parquet`` of the hypotheses stage, where it has run.
+    shard_expert_counts : mapping of str to tuple of Path, optional
+        As `shard_token_stats`, for expert counts.
+    """
+
+    run: str
+    model: str
+    corpus: str
+    statistics: Mapping[str, Path]
+    traces: Mapping[str, tuple[Path, ...]]
+    shard_token_stats: Mapping[str, tuple[Path, ...]]
+    vocabulary: Path
+    corpus_manifest: Path
+    model_record: Path
+    training: Path | None
+    verdicts: Path | None
+    shard_expert_counts: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def in_results(cls, results: Path, model: str, corpus: str, shards: Mapping[str, int] | None = None) -> "RunFiles":
+        """Find the files of a run in a results folder.
+
+        Parameters
+        ----------
+        results : Path
+            The folder ``results``.
+        model, corpus : str
+            Names in the configuration.
+        shards : mapping of str to int, optional
+            Split -> number of shards. Without it, the number is what the provenance of the merged statistics
+            says, or, where they are not there yet, the number of files. Exactly these shards are named, and
+            files of further ones, left by an earlier configuration with more shards, are passed over.
+
+        Returns
+        -------
+        RunFiles
+            Traces, training record and verdicts only as far as they exist; everything else is named whether it
+            exists or not.
+        """
+        folder = results / model / corpus
+        trained = results / "models" / model / "training.csv"
+        verdicts = folder / "hypotheses" / "verdicts.parquet"
+
+        numbers = {
+            split: shards[split] if shards else _merged_shards(folder / "statistics" / split)
+            for split in _COUNTED_SPLITS
+        }
+
+        def captured(kind: str) -> dict[str, tuple[Path, ...]]:
+            return {split: _shard_files(folder / "capture", split, kind, number) for split, number in numbers.items()}
+
+        return cls(
+            run=f"{model}/{corpus}",
+            model=model,
+            corpus=corpus,
+            statistics={split: folder / "statistics" / split for split in _COUNTED_SPLITS},
+            traces=captured(TRACE_KIND),
+            shard_token_stats=captured("token_stats"),
+            vocabulary=folder / "corpus" / "vocabulary.parquet",
+            corpus_manifest=folder / "corpus" / "manifest.json",
+            model_record=results / "models" / model / "model.json",
+            training=trained if trained.exists() else None,
+            verdicts=verdicts if verdicts.exists() else None,
+            shard_expert_counts=captured("expert_counts"),
+        )
+
+    def statistics_file(self, split: str, kind: str) -> Path:
+        """Path of a table of merged statistics: ``token_stats``, ``expert_counts`` or ``layer_stats``."""
+        return self.statistics[split] / f"{kind}.parquet"
+
+    def captured(self) -> Iterator[tuple[str, str, Path]]:
+        """Give (split, kind, path) of every Parquet file with decisions or statistics of them."""
+        for split in self.statistics:
+            for kind in SCHEMAS:
+                yield split, kind, self.statistics_file(split, kind)
+        by_kind = (
+            ("token_stats", self.shard_token_stats),
+            ("expert_counts", self.shard_expert_counts),
+            (TRACE_KIND, self.traces),
+        )
+        for kind, by_split in by_kind:
+            for split, paths in by_split.items():
+                for path in paths:
+                    yield split, kind, path
+
+
+def shard_number(path: Path) -> int:
+    """Read the number of a shard from its file's name, ``{split}-{shard}.{kind}.parquet``.
+
+    Raises
+    ------
+    VarError
+        If the name is of another form.
+    """
+    digits = path.name.split(".")[0].rpartition("-")[2]
+    if not digits.isdecimal():
+        raise VarError(f"{path}: not the name of a shard's file, which ends in -00000.token_stats.parquet or alike")
+    return int(digits)
+
+
+def _merged_shards(statistics: Path) -> int | None:
+    """Read from how many shards statistics were merged; None if they are not there or do not say."""
+    path = statistics / "layer_stats.parquet"
+    number = read_provenance(path).get("shards") if path.exists() else None
+    return number if isinstance(number, int) else None
+
+
+def _shard_files(folder: Path, split: str, kind: str, shards: int | None) -> tuple[Path, ...]:
+    found = sorted(folder.glob(f"{split}-*.{kind}.parquet"), key=shard_number)
+    if shards is None or (kind == TRACE_KIND and not found):
+        return tuple(found)
+    return tuple(folder / f"{split}-{shard:05d}.{kind}.parquet" for shard in range(shards))

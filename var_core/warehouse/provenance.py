@@ -1,0 +1,81 @@
+"""Do the files of a run belong together? What their provenance records say, compared before anything is read."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from var_core.errors import VarError
+from var_core.files import canonical_json
+from var_core.parquet import read_provenance
+from var_core.statistics.tables import SCHEMAS
+from var_core.traces.schema import TRACE
+from var_core.warehouse.files import TRACE_KIND, RunFiles
+
+_SHARED_BY_SPLITS = ("model", "corpus", "sites", "sequence_length", "config", "code")
+"""What the splits of a run have in common; their plans differ, because a plan names its split."""
+
+_NEEDED = ("split", "plan")
+
+_SCHEMAS = {**SCHEMAS, TRACE_KIND: TRACE}
+
+
+def check_provenance(files: RunFiles) -> dict[str, dict[str, Any]]:
+    """Check that all files of a run are there and were made from the same model, corpus and plan.
+
+    Parameters
+    ----------
+    files : RunFiles
+
+    Returns
+    -------
+    dict
+        Split -> provenance record of its merged statistics.
+
+    Raises
+    ------
+    VarError
+        On a file that is missing, has other columns than its kind should have, or names another split, plan, model
+        or corpus than the rest of the run.
+    """
+    for path in (files.vocabulary, files.corpus_manifest, files.model_record, files.training, files.verdicts):
+        if path is not None and not path.exists():
+            raise VarError(f"{path}: no such file; run the stage that makes it")
+    records: dict[str, dict[str, Any]] = {}
+    for split, kind, path in files.captured():
+        record = read_provenance(path)
+        for key in (*_NEEDED, *_SHARED_BY_SPLITS):
+            if key not in record:
+                raise VarError(f"{path}: its provenance does not say its {key}; run its stage again")
+        _check_columns(path, kind)
+        first = next(iter(records.values()), record)
+        same_split = records.setdefault(split, record)
+        _require(path, "split", record["split"], split, files.run)
+        _require(path, "model", record["model"]["name"], files.model, files.run)
+        _require(path, "corpus", record["corpus"]["name"], files.corpus, files.run)
+        _require(path, "plan", record["plan"], same_split["plan"], files.run)
+        for key in _SHARED_BY_SPLITS:
+            _require(path, key, record[key], first[key], files.run)
+    if not records:
+        raise VarError(f"{files.run}: no statistics files are named, so there is nothing to load")
+    return records
+
+
+def _check_columns(path: Path, kind: str) -> None:
+    have, expected = pq.read_schema(path).names, _SCHEMAS[kind].names
+    if have != expected:
+        odd = ", ".join(sorted(set(have) ^ set(expected))) or "their order"
+        raise VarError(f"{path}: has other columns than {kind} should have ({odd}); run its stage again")
+
+
+def _require(path: Path, key: str, value: object, expected: object, run: str) -> None:
+    if value != expected:
+        raise VarError(
+            f"{path}: was made for {key} {_short(value)}, but run {run} has {key} {_short(expected)}; "
+            "delete it and run its stage again"
+        )
+
+
+def _short(value: object, length: int = 120) -> str:
+    text = value if isinstance(value, str) else canonical_json(value)
+    return text if len(text) <= length else f"{text[:length]}…"

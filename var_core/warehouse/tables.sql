@@ -1,0 +1,168 @@
+-- The tables of the warehouse. Their meaning, column by column, is in comments.sql, which is put into the
+-- database as COMMENT ON.
+--
+-- There are no primary keys: an index over every row would take longer to build than all the rest and would
+-- double the file. Uniqueness is checked once, after loading (checks.py).
+
+CREATE TABLE runs (
+    run              VARCHAR NOT NULL,
+    model            VARCHAR NOT NULL,
+    corpus           VARCHAR NOT NULL,
+    model_source     VARCHAR,
+    model_revision   VARCHAR,
+    model_digest     VARCHAR,
+    corpus_digest    VARCHAR,
+    plan             VARCHAR NOT NULL,
+    layers           INTEGER NOT NULL,
+    experts          INTEGER NOT NULL,
+    top_k            INTEGER NOT NULL,
+    sequence_length  INTEGER NOT NULL,
+    capture_tokens   BIGINT NOT NULL,
+    heldout_tokens   BIGINT NOT NULL,
+    provenance       JSON NOT NULL
+);
+
+CREATE TABLE layers (
+    run      VARCHAR NOT NULL,
+    layer    SMALLINT NOT NULL,
+    path     VARCHAR NOT NULL,
+    experts  INTEGER NOT NULL,
+    top_k    INTEGER NOT NULL
+);
+
+CREATE TABLE tokens (
+    run            VARCHAR NOT NULL,
+    token_id       INTEGER NOT NULL,
+    token          VARCHAR NOT NULL,
+    special        BOOLEAN NOT NULL,
+    capture_count  BIGINT NOT NULL,
+    heldout_count  BIGINT NOT NULL
+);
+
+CREATE TABLE decisions (
+    run        VARCHAR NOT NULL,
+    split      VARCHAR NOT NULL,
+    domain     VARCHAR NOT NULL,
+    layer      SMALLINT NOT NULL,
+    tokens     BIGINT NOT NULL,
+    nonfinite  BIGINT NOT NULL
+);
+
+CREATE TABLE token_stats (
+    run                  VARCHAR NOT NULL,
+    split                VARCHAR NOT NULL,
+    domain               VARCHAR NOT NULL,
+    layer                SMALLINT NOT NULL,
+    token_id             INTEGER NOT NULL,
+    n                    BIGINT NOT NULL,
+    router_entropy_mean  DOUBLE NOT NULL,
+    router_entropy_m2    DOUBLE NOT NULL,
+    confidence_mean      DOUBLE NOT NULL,
+    confidence_m2        DOUBLE NOT NULL,
+    margin_mean          DOUBLE NOT NULL,
+    margin_m2            DOUBLE NOT NULL
+);
+
+CREATE TABLE expert_counts (
+    run         VARCHAR NOT NULL,
+    split       VARCHAR NOT NULL,
+    domain      VARCHAR NOT NULL,
+    layer       SMALLINT NOT NULL,
+    token_id    INTEGER NOT NULL,
+    expert      SMALLINT NOT NULL,
+    chosen      BIGINT NOT NULL,
+    first       BIGINT NOT NULL,
+    weight_sum  DOUBLE NOT NULL
+);
+
+CREATE TABLE expert_load (
+    run         VARCHAR NOT NULL,
+    split       VARCHAR NOT NULL,
+    layer       SMALLINT NOT NULL,
+    expert      SMALLINT NOT NULL,
+    chosen      BIGINT NOT NULL,
+    first       BIGINT NOT NULL,
+    weight_sum  DOUBLE NOT NULL,
+    tokens      BIGINT NOT NULL
+);
+
+CREATE TABLE domain_counts (
+    run         VARCHAR NOT NULL,
+    split       VARCHAR NOT NULL,
+    domain      VARCHAR NOT NULL,
+    layer       SMALLINT NOT NULL,
+    expert      SMALLINT NOT NULL,
+    chosen      BIGINT NOT NULL,
+    first       BIGINT NOT NULL,
+    weight_sum  DOUBLE NOT NULL,
+    tokens      BIGINT NOT NULL
+);
+
+CREATE TABLE coactivation (
+    run           VARCHAR NOT NULL,
+    split         VARCHAR NOT NULL,
+    layer         SMALLINT NOT NULL,
+    expert        SMALLINT NOT NULL,
+    other_expert  SMALLINT NOT NULL,
+    count         BIGINT NOT NULL
+);
+
+CREATE TABLE crosslayer (
+    run             VARCHAR NOT NULL,
+    split           VARCHAR NOT NULL,
+    layer           SMALLINT NOT NULL,
+    next_layer      SMALLINT NOT NULL,
+    expert          SMALLINT NOT NULL,
+    next_expert     SMALLINT NOT NULL,
+    chosen          BIGINT NOT NULL,
+    first           BIGINT NOT NULL,
+    first_shuffled  BIGINT NOT NULL
+);
+
+CREATE TABLE repeats (
+    run            VARCHAR NOT NULL,
+    split          VARCHAR NOT NULL,
+    domain         VARCHAR NOT NULL,
+    layer          SMALLINT NOT NULL,
+    pairs          BIGINT NOT NULL,
+    first_repeats  BIGINT NOT NULL,
+    any_repeats    BIGINT NOT NULL,
+    slot_overlaps  BIGINT NOT NULL
+);
+
+-- Columns that a run's training.csv or verdicts.parquet has beyond these are added when the run is loaded.
+CREATE TABLE training (
+    run                  VARCHAR NOT NULL,
+    step                 BIGINT NOT NULL,
+    tokens               BIGINT,
+    loss                 DOUBLE NOT NULL,
+    load_balancing_loss  DOUBLE,
+    learning_rate        DOUBLE
+);
+
+CREATE TABLE hypotheses (
+    run              VARCHAR NOT NULL,
+    hypothesis       VARCHAR NOT NULL,
+    form             VARCHAR NOT NULL,
+    variant          VARCHAR NOT NULL,
+    layer            SMALLINT,
+    measure          VARCHAR NOT NULL,
+    statistic        DOUBLE,
+    low              DOUBLE,
+    high             DOUBLE,
+    confidence       DOUBLE,
+    interval_method  VARCHAR,
+    p                DOUBLE,
+    p_adjusted       DOUBLE,
+    p_below          DOUBLE,
+    "null"           VARCHAR,
+    null_mean        DOUBLE,
+    null_sd          DOUBLE,
+    n                BIGINT NOT NULL,
+    n_unit           VARCHAR NOT NULL,
+    threshold        DOUBLE,
+    direction        VARCHAR,
+    supportable      BOOLEAN NOT NULL,
+    verdict          VARCHAR NOT NULL,
+    note             VARCHAR NOT NULL
+);
