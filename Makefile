@@ -41,7 +41,8 @@ lint: setup
 
 docs: setup
 	$(BIN)/python -m var_core.config.generate
-	$(BIN)/python -m var_core.report.pages
+	$(BIN)/snakemake --rulegraph mermaid-js | $(BIN)/python -m var_core.report.rulegraph docs/demo/rulegraph.mmd
+	$(BIN)/python -m var_core.report.pages render
 
 clean:
 	rm -rf results

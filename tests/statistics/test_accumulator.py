@@ -152,3 +152,11 @@ def test_state_bytes_is_what_the_state_takes():
     accumulator = Accumulator(5, 300, 7, CPU)
     held = sum(tensor.numel() * tensor.element_size() for tensor in accumulator.state().values())
     assert Accumulator.state_bytes(5, 300, 7) == pytest.approx(held, rel=0.01)
+
+
+def test_tables_do_not_change_when_the_accumulator_goes_on():
+    accumulator = accumulate([random_decisions(1)])
+    tables = accumulator.tables("d")
+    before = {kind: table.to_pylist() for kind, table in tables.items()}
+    accumulator.reset()
+    assert {kind: table.to_pylist() for kind, table in tables.items()} == before

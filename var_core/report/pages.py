@@ -88,7 +88,7 @@ def _finder(verdicts: Verdicts) -> Callable[..., Result]:
             and measure in (None, result.measure)
         ]
         if len(found) != 1:
-            raise VarError(f"{len(found)} rows for {hypothesis}, {variant!r}, {measure!r}, layer {layer}; one is needed")
+            raise VarError(f"{len(found)} rows for {hypothesis}, {variant!r}, {measure!r}, layer {layer}; one needed")
         return found[0]
 
     return row

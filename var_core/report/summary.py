@@ -29,8 +29,8 @@ def write_summary(verdicts: Path, manifest: Path, training: Path | None, output:
         claims(),
         "## Verdicts",
         "Pooled over layers; intervals are at "
-        f"{100 * (rows[0].confidence or 0.95):.0f} % confidence, *null* is the same statistic where there is nothing to "
-        "find. Rows by layer, notes and methods are in `hypotheses/report.txt` and in the table `hypotheses`.",
+        f"{100 * (rows[0].confidence or 0.95):.0f} % confidence, *null* is the same statistic where there is nothing "
+        "to find. Rows by layer, notes and methods are in `hypotheses/report.txt` and in the table `hypotheses`.",
         as_markdown(rows),
         "## What it rests on",
         _samples(results, read_json(manifest)),
@@ -51,8 +51,8 @@ def _model(training: dict[str, Any]) -> str:
     heldout = training["heldout"]
     columns = {"all": heldout, **heldout["domains"]}
     lines = [
-        f"Trained by this workflow on {training['tokens']:,} tokens; {training['parameters']:,} parameters. Perplexity on "
-        f"{heldout['predicted_tokens']:,} held-out tokens, the same for all three:",
+        f"Trained by this workflow on {training['tokens']:,} tokens; {training['parameters']:,} parameters. Perplexity "
+        f"on {heldout['predicted_tokens']:,} held-out tokens, the same for all three:",
         "",
         "| predictor | " + " | ".join(columns) + " |",
         "| --- |" + " --- |" * len(columns),

@@ -16,9 +16,9 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def cells(row: Result) -> tuple[str, ...]:
     """Put one result into the columns of :data:`HEADER`."""
-    interval = "-" if row.low is None else f"{number(row.low)} to {number(row.high)}"
+    interval = "-" if row.low is None or row.low == row.high else f"{number(row.low)} to {number(row.high)}"
     sign = {"above": "> ", "below": "< ", None: ""}[row.direction]
-    threshold = "-" if row.threshold is None else f"{sign}{row.threshold:g}"
+    threshold = "-" if row.threshold is None else f"{sign}{row.threshold:.3g}"
     return (
         row.hypothesis,
         row.form,

@@ -251,7 +251,7 @@ def _expert_counts(state: dict[str, np.ndarray], domain: str) -> pa.Table:
 def _layer_stats(state: dict[str, np.ndarray], domain: str) -> pa.Table:
     layers = len(state["tokens"])
     columns: dict[str, object] = {"layer": np.arange(layers)}
-    columns |= {name: state[name] for name in LAYER_COUNT_COLUMNS}
+    columns |= {name: state[name].copy() for name in LAYER_COUNT_COLUMNS}  # Arrow would share the state's memory
     columns |= {name: list(state[f"token_{name}"].sum(axis=1)) for name in ("chosen", "first", "weight_sum")}
     for name in EXPERT_MATRIX_COLUMNS:
         rows: list[np.ndarray | None] = list(state[name].reshape(layers, -1))
