@@ -10,6 +10,9 @@ import duckdb
 import pytest
 import yaml
 
+from var_core.warehouse.queries import read_queries
+from var_core.warehouse.reference import reference_page
+
 pytestmark = pytest.mark.workflow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,3 +183,15 @@ def test_a_sequence_longer_than_the_model_is_one_line_and_leaves_nothing(project
     line = fails(project, SMALL | {"sequences": {"length": 128}}, "--", "corpus")
     assert "sequences.length: 128" in line
     assert before
+
+
+def test_the_reference_of_tables_is_the_database_s(project):
+    with duckdb.connect(project.folder / "results/var.duckdb", read_only=True) as database:
+        assert reference_page(database) == (ROOT / "docs/reference/tables.md").read_text(encoding="utf-8")
+
+
+def test_every_ready_query_runs_on_the_real_database(project):
+    for title in read_queries(ROOT / "docs/queries.md"):
+        command = [sys.executable, "-m", "var_core.warehouse.query", "results/var.duckdb", title]
+        result = subprocess.run(command, cwd=project.folder, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr

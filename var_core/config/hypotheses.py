@@ -66,7 +66,8 @@ class HypothesesConfig(Block):
     permutations: PositiveInt = 1000
     """shuffles of token labels behind each permutation p-value"""
     null_draws: PositiveInt = 50
-    """draws of whole routing nulls (experts by load alone, shuffled tables), which cost more than a shuffle"""
+    """draws of whole routing nulls (experts by load alone, shuffled tables), which cost more than a shuffle; fewer
+    than 1 / ``false_discovery_rate`` can support nothing"""
     bootstrap: PositiveInt = 1000
     """resamples of held-out documents"""
     table_minimum_count: PositiveInt = 10

@@ -28,8 +28,9 @@ def shares(counts: Counts) -> Floats:
 
 def _ratio(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats:
     """Divide elementwise; NaN where the divisor is 0."""
-    part, whole = np.broadcast_arrays(np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64))
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    above, below = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    shape = np.broadcast_shapes(above.shape, below.shape)
+    return np.divide(above, below, out=np.full(shape, np.nan), where=below > 0)
 
 
 def selection_entropy(chosen: Counts) -> Floats:
