@@ -31,9 +31,9 @@ def save_model() -> Callable[[PreTrainedModel, Path], Path]:
     """A function that saves a model with a real tokenizer as a Hugging Face folder and returns its ``model.json``."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-    from var_core.models.fetch import fetch_model
 
     from var_core.config.models import FolderModel
+    from var_core.models.fetch import fetch_model
 
     def save(model: PreTrainedModel, folder: Path) -> Path:
         model.save_pretrained(folder)

@@ -74,7 +74,7 @@ class DemoModel(ModelBase):
     """transformer layers, each with an MoE block"""
     hidden: PositiveInt = 128
     """width of the residual stream"""
-    intermediate: PositiveInt = 192
+    intermediate: PositiveInt = 256
     """inner width of an expert"""
     heads: PositiveInt = 4
     """attention heads"""
@@ -82,13 +82,13 @@ class DemoModel(ModelBase):
     """experts a layer"""
     top_k: PositiveInt = 2
     """experts chosen for a token"""
-    sequence_length: PositiveInt = Field(128, ge=8)
+    sequence_length: PositiveInt = Field(256, ge=8)
     """tokens a training sequence"""
     max_position: PositiveInt = Field(512, ge=8)
     """longest sequence that the model accepts"""
-    batch_sequences: PositiveInt = 32
+    batch_sequences: PositiveInt = 8
     """sequences a training step"""
-    steps: PositiveInt = 400
+    steps: PositiveInt = 700
     """training steps"""
     learning_rate: PositiveFloat = 3e-3
     """peak learning rate (linear warm-up over the first twentieth, then cosine to a tenth)"""

@@ -52,9 +52,10 @@ class BigramModel:
     Attributes
     ----------
     pairs : numpy.ndarray
-        The pairs (h, w) that were seen, as h V + w, ascending, int64 [P].
+        The pairs (h, w) that were seen, as h V + w, ascending, and last V squared, which no pair has, so that a search
+        always ends at an entry; int64 [P + 1].
     discounted : numpy.ndarray
-        (c(h, w) - D) / c(h) of each of them, float64 [P].
+        (c(h, w) - D) / c(h) of each of them, and last 0; float64 [P + 1].
     left_over : numpy.ndarray
         Share of h's probability that goes to the lower order: D N1+(h, .) / c(h), and 1 for an h never seen as a
         context; float64 [V].
@@ -73,7 +74,7 @@ class BigramModel:
     def probability(self, previous: npt.NDArray[Any], token: npt.NDArray[Any]) -> Floats:
         """p(token | previous), elementwise; broadcasts."""
         wanted = previous.astype(np.int64) * len(self.lower) + token
-        place = np.minimum(np.searchsorted(self.pairs, wanted), len(self.pairs) - 1)
+        place = np.searchsorted(self.pairs, wanted)
         seen = np.where(self.pairs[place] == wanted, self.discounted[place], 0.0)
         return seen + self.left_over[previous] * self.lower[token]
 
@@ -116,8 +117,8 @@ def fit_bigram(tokens: npt.NDArray[Any], document: npt.NDArray[Any], vocabulary:
     left_over = np.ones(vocabulary)
     np.divide(discount * context_types, context_count, out=left_over, where=context_count > 0)
     return BigramModel(
-        pairs=pairs,
-        discounted=(counts - discount) / context_count[context],
+        pairs=np.append(pairs, vocabulary**2),
+        discounted=np.append((counts - discount) / context_count[context], 0.0),
         left_over=left_over,
         lower=_lower_order(np.bincount(token, minlength=vocabulary)),
         discount=discount,

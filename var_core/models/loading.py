@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from var_core.config.models import ModelConfig, PretrainedModel
 from var_core.errors import VarError
-from var_core.models.folder import check_model_folder, folder_digest, max_positions, read_record
+from var_core.models.folder import check_model_folder, folder_digest, max_positions, read_model_config, read_record
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ def load_model(
     check_model_folder(about.folder)
     if folder_digest(about.folder) != about.digest:
         raise VarError(f"{about.folder}: has changed since {record} was written; run the model stage again")
+    _check_own_code(about.name, about.folder, trust_remote_code)
     if trust_remote_code:
         _LOGGER.warning("models.%s.trust_remote_code: Python code in %s may run", about.name, about.folder)
     kind = transformers.AutoModelForCausalLM if head else transformers.AutoModel
@@ -141,10 +143,11 @@ def load_model(
                 trust_remote_code=trust_remote_code,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 **target,
             )
             model = model if target else model.to(_device(device))
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise VarError(f"models.{about.name}: {about.folder} cannot be loaded: {_one_line(error)}") from error
     _check_report(report, about.name, about.folder)
     model.eval().requires_grad_(False)
@@ -173,6 +176,16 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _check_own_code(name: str, folder: Path, trust_remote_code: bool) -> None:
+    config = read_model_config(folder)
+    known = config.get("model_type") in transformers.CONFIG_MAPPING
+    if "auto_map" in config and not known and not trust_remote_code:
+        raise VarError(
+            f"models.{name}.trust_remote_code: is false, but {folder} is of an architecture that only its own Python "
+            "code knows; read that code, then set it to true"
+        )
+
+
 def _check_report(report: dict[str, Any], name: str, folder: Path) -> None:
     """Refuse weights that leave a part of the model random; extra weights are only noted.
 
@@ -191,8 +204,7 @@ def _check_report(report: dict[str, Any], name: str, folder: Path) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextlib.contextmanager

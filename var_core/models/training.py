@@ -3,11 +3,10 @@
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +17,15 @@ from torch.nn import functional
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from var_core.config.models import DemoModel
-from var_core.corpus.packing import PackedDomain
 from var_core.corpus.shards import position_ids
 from var_core.files import written_aside
+from var_core.models.packed import Sequences
 from var_core.models.perplexity import predicted_tokens
 
 _LOGGER = logging.getLogger(__name__)
 CHECKPOINT_STEPS = 50
+# At this width transformers' default of 0.02, meant for models 30 times wider, makes the first hundred steps slow.
+_INITIAL_DEVIATION = 0.06
 _WARM_UP_SHARE = 1 / 20
 _FINAL_RATE = 1 / 10
 _WEIGHT_DECAY = 0.1
@@ -59,41 +60,7 @@ class TrainingStep(NamedTuple):
     learning_rate: float
 
 
-class Sequences:
-    """The packed sequences of several domains under one numbering, domain after domain.
-
-    Parameters
-    ----------
-    domains : mapping
-        Domain -> its sequences.
-
-    Attributes
-    ----------
-    domain : numpy.ndarray
-        Domain of every sequence, object [S].
-    """
-
-    def __init__(self, domains: Mapping[str, PackedDomain]) -> None:
-        self._parts = list(domains.values())
-        sizes = [part.sequences for part in self._parts]
-        self._starts = np.cumsum([0, *sizes])
-        self.domain = np.repeat(np.array(list(domains), dtype=object), sizes)
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def rows(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Token ids and documents of some sequences, each int32 [len(numbers), T], in the order asked for."""
-        part_of = np.searchsorted(self._starts, numbers, side="right") - 1
-        length = self._parts[0].length
-        input_ids, document = (np.empty((len(numbers), length), dtype=np.int32) for _ in range(2))
-        for index in np.unique(part_of):
-            here = part_of == index
-            input_ids[here], document[here] = self._parts[index].rows(numbers[here] - self._starts[index])
-        return input_ids, document
-
-
-def build_model(config: DemoModel, vocabulary: int, boundary_id: int) -> MixtralForCausalLM:
+def build_model(config: DemoModel, vocabulary: int, boundary_id: int | None) -> MixtralForCausalLM:
     """A Mixtral with random weights that depend on the seed only.
 
     Parameters
@@ -102,8 +69,8 @@ def build_model(config: DemoModel, vocabulary: int, boundary_id: int) -> Mixtral
         Its size and seed.
     vocabulary : int
         Token ids.
-    boundary_id : int
-        The token that starts a document, and ends a generated one.
+    boundary_id : int or None
+        The token that starts a document, and ends a generated one; None if there is none.
     """
     shape = MixtralConfig(
         vocab_size=vocabulary,
@@ -115,6 +82,7 @@ def build_model(config: DemoModel, vocabulary: int, boundary_id: int) -> Mixtral
         num_local_experts=config.experts,
         num_experts_per_tok=config.top_k,
         max_position_embeddings=config.max_position,
+        initializer_range=_INITIAL_DEVIATION,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         router_aux_loss_coef=config.load_balancing,
         bos_token_id=boundary_id,
@@ -178,15 +146,8 @@ def load_balancing_loss(router_logits: tuple[torch.Tensor, ...], top_k: int) -> 
     return torch.stack(losses).mean()
 
 
-def train(
-    model: MixtralForCausalLM,
-    sequences: Sequences,
-    config: DemoModel,
-    checkpoint: Path,
-    key: str,
-    report: Callable[[TrainingStep], None] | None = None,
-) -> list[TrainingStep]:
-    """Train `model` in place with AdamW; go on from `checkpoint` if it is of the same training.
+class Training:
+    """A training under way: AdamW on `model`, in place, going on from a checkpoint if there is one.
 
     The same seed gives the same weights, bit for bit, on the same machine with the same number of threads, whether or
     not the training was interrupted in between.
@@ -203,45 +164,113 @@ def train(
         Where weights and optimiser are kept every ``CHECKPOINT_STEPS`` steps.
     key : str
         Digest of everything that the result depends on; a checkpoint with another key is not used.
-    report : callable, optional
-        Called with each new row of the curve.
+
+    Attributes
+    ----------
+    curve : list of TrainingStep
+        The steps done, from the first on.
+    """
+
+    def __init__(
+        self, model: MixtralForCausalLM, sequences: Sequences, config: DemoModel, checkpoint: Path, key: str
+    ) -> None:
+        self._model, self._sequences, self._config = model, sequences, config
+        self._checkpoint, self._key = checkpoint, key
+        decayed = [weight for weight in model.parameters() if weight.ndim >= 2]
+        others = [weight for weight in model.parameters() if weight.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+        self._optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS, fused=True)
+        self.curve = self._resume()
+
+    def run(self, report: Callable[[TrainingStep], None] | None = None) -> None:
+        """Do the steps that are left; `report` is called after each of them."""
+        self._model.train()
+        with _deterministic():
+            for step in range(len(self.curve), self._config.steps):
+                self.curve.append(self._step(step))
+                if (step + 1) % CHECKPOINT_STEPS == 0:
+                    self._save()
+                if report is not None:
+                    report(self.curve[-1])
+        self._model.eval()
+
+    def _step(self, step: int) -> TrainingStep:
+        rate = learning_rate(step, self._config)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        input_ids, document = self._sequences.rows(batch_numbers(step, len(self._sequences), self._config))
+        loss, balance = add_gradients(self._model, input_ids, document, self._config)
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), _MAX_GRADIENT_NORM)
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        return TrainingStep(step + 1, (step + 1) * input_ids.size, loss, balance, rate)
+
+    def _save(self) -> None:
+        tensors = {"curve": torch.tensor(self.curve, dtype=torch.float64)}
+        for name, weight in self._model.named_parameters():
+            state = self._optimiser.state[weight]
+            tensors[f"weight.{name}"] = weight.detach()
+            tensors[f"mean.{name}"], tensors[f"square.{name}"] = state["exp_avg"], state["exp_avg_sq"]
+        with written_aside(self._checkpoint) as aside:
+            safetensors.torch.save_file(tensors, aside, metadata={"key": self._key})
+
+    def _resume(self) -> list[TrainingStep]:
+        """Load weights and optimiser from a checkpoint of this training, and return its curve; else return no curve."""
+        if not self._checkpoint.exists():
+            return []
+        tensors = _read_checkpoint(self._checkpoint, self._key)
+        if tensors is None:
+            _LOGGER.warning("%s is of another training or damaged; training starts anew", self._checkpoint)
+            return []
+        curve = [TrainingStep(int(row[0]), int(row[1]), *row[2:]) for row in tensors["curve"].tolist()]
+        with torch.no_grad():
+            for name, weight in self._model.named_parameters():
+                weight.copy_(tensors[f"weight.{name}"])
+                self._optimiser.state[weight] = {
+                    "step": torch.tensor(float(len(curve))),
+                    "exp_avg": tensors[f"mean.{name}"],
+                    "exp_avg_sq": tensors[f"square.{name}"],
+                }
+        _LOGGER.info("training goes on after step %d", len(curve))
+        return curve
+
+
+def _read_checkpoint(path: Path, key: str) -> dict[str, torch.Tensor] | None:
+    """Tensors of a checkpoint, or None if it is damaged or has another key."""
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+        tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(path)
+        return tensors
+    except (SafetensorError, OSError):
+        return None
+
+
+def add_gradients(
+    model: MixtralForCausalLM, input_ids: npt.NDArray[np.int32], document: npt.NDArray[np.int32], config: DemoModel
+) -> tuple[float, float]:
+    """Add the gradients of one batch to the model's.
+
+    The same as ``backward`` of cross-entropy plus weighted load-balancing loss, with less memory: only a part of the
+    logits is there at a time.
+
+    Parameters
+    ----------
+    model : MixtralForCausalLM
+        The model.
+    input_ids, document : numpy.ndarray
+        Token ids and document of every token, int32 [B, T].
+    config : DemoModel
+        Experts chosen for a token, weight of the load-balancing loss.
 
     Returns
     -------
-    list of TrainingStep
-        The curve, from the first step on.
+    loss : float
+        Mean -ln p of the predicted tokens, in nats.
+    balance : float
+        Load-balancing loss, not weighted.
     """
-    decayed = [weight for weight in model.parameters() if weight.ndim >= 2]
-    others = [weight for weight in model.parameters() if weight.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS, fused=True)
-    curve = _resume(checkpoint, key, model, optimiser)
-    if report is not None and curve:
-        report(curve[-1])
-    model.train()
-    with _deterministic():
-        for step in range(len(curve), config.steps):
-            rate = learning_rate(step, config)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            input_ids, document = sequences.rows(batch_numbers(step, len(sequences), config))
-            loss, balance = _add_gradients(model, input_ids, document, config)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
-            optimiser.step()
-            optimiser.zero_grad()
-            curve.append(TrainingStep(step + 1, (step + 1) * input_ids.size, loss, balance, rate))
-            if (step + 1) % CHECKPOINT_STEPS == 0:
-                _save(checkpoint, key, model, optimiser, curve)
-            if report is not None:
-                report(curve[-1])
-    model.eval()
-    return curve
-
-
-def _add_gradients(
-    model: MixtralForCausalLM, input_ids: npt.NDArray[np.int32], document: npt.NDArray[np.int32], config: DemoModel
-) -> tuple[float, float]:
-    """Add the gradients of one batch; return its loss in nats a predicted token and its load-balancing loss."""
     tokens = torch.from_numpy(input_ids.astype(np.int64))
     targets = torch.full_like(tokens, _NOT_PREDICTED)
     predicted = torch.from_numpy(predicted_tokens(document))
@@ -264,51 +293,6 @@ def _add_gradients(
     balance = load_balancing_loss(outputs.router_logits, config.top_k)
     torch.autograd.backward([states, config.load_balancing * balance], [leaf.grad, None])
     return loss / max(number, 1), balance.item()
-
-
-def _save(
-    path: Path, key: str, model: torch.nn.Module, optimiser: torch.optim.Optimizer, curve: list[TrainingStep]
-) -> None:
-    tensors = {"curve": torch.tensor(curve, dtype=torch.float64)}
-    for name, weight in model.named_parameters():
-        state = optimiser.state[weight]
-        tensors[f"weight.{name}"] = weight.detach()
-        tensors[f"mean.{name}"], tensors[f"square.{name}"] = state["exp_avg"], state["exp_avg_sq"]
-    with written_aside(path) as aside:
-        safetensors.torch.save_file(tensors, aside, metadata={"key": key})
-
-
-def _resume(
-    path: Path, key: str, model: torch.nn.Module, optimiser: torch.optim.Optimizer
-) -> list[TrainingStep]:
-    """Load weights and optimiser from a checkpoint of this training, and return its curve; else return no curve."""
-    if not path.exists():
-        return []
-    tensors = _read(path, key)
-    if tensors is None:
-        _LOGGER.warning("%s is of another training or damaged; training starts anew", path)
-        return []
-    curve = [TrainingStep(int(row[0]), int(row[1]), *row[2:]) for row in tensors["curve"].tolist()]
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.copy_(tensors[f"weight.{name}"])
-            optimiser.state[weight] = {
-                "step": torch.tensor(float(len(curve))),
-                "exp_avg": tensors[f"mean.{name}"],
-                "exp_avg_sq": tensors[f"square.{name}"],
-            }
-    _LOGGER.info("training goes on after step %d", len(curve))
-    return curve
-
-
-def _read(path: Path, key: str) -> dict[str, Any] | None:
-    try:
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError):
-        return None
 
 
 @contextlib.contextmanager

@@ -28,8 +28,8 @@ def reference_page(connection: duckdb.DuckDBPyConnection) -> str:
     sections = [
         "<!-- Written by `make docs` from the comments in the database. -->",
         "# Tables and views of var.duckdb",
-        "What the names mean is in [definitions](../definitions.md); ready queries are in [queries](../queries.md). The "
-        "same comments are in the database itself (`duckdb_tables()`, `duckdb_views()`, `duckdb_columns()`).",
+        "What the names mean is in [definitions](../definitions.md); ready queries are in [queries](../queries.md). "
+        "The same comments are in the database itself (`duckdb_tables()`, `duckdb_views()`, `duckdb_columns()`).",
     ]
     for name, comment, kind in connection.execute(_OBJECTS).fetchall():
         columns = connection.execute(_COLUMNS, [name]).fetchall()
