@@ -1,5 +1,6 @@
 """The checked configuration, and what several stages need of it."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,10 @@ except VarError as error:
     # One line for the user; a traceback into this file would say nothing more.
     print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
+
+# Threads of one job that spin while they wait for each other stall it for minutes on cores that others use too.
+# libgomp reads this when torch is loaded, so it has to stand in the environment of the jobs.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 RUNS = CONFIG.runs
 SHARDS = CONFIG.capture.shards.model_dump()

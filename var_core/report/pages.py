@@ -5,6 +5,8 @@
 pages are stale. No number in them is typed by hand.
 """
 
+import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +21,14 @@ from var_core.report.table import as_markdown, number
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBERS = Path("docs/demo/numbers.json")
+FIGURES = ("fast_path_coverage", "frequency_entropy")
 RULE_GRAPH = Path("docs/demo/rulegraph.mmd")
 TEMPLATES = Path("docs/templates")
 PAGES = {"README.md.j2": Path("README.md"), "tutorial.md.j2": Path("docs/tutorial.md")}
 
 
 def record(results: Path, model: str = "demo-moe", corpus: str = "python-stdlib", root: Path = ROOT) -> None:
-    """Keep what the pages need of the demo run in ``docs/demo/numbers.json``.
+    """Keep what the pages need of the demo run: its numbers, and the figures that they show, in ``docs/demo/``.
 
     Parameters
     ----------
@@ -45,6 +48,8 @@ def record(results: Path, model: str = "demo-moe", corpus: str = "python-stdlib"
         "training": read_json(results / "models" / model / "training.json"),
     }
     write_json(root / NUMBERS, numbers)
+    for figure in FIGURES:
+        shutil.copyfile(folder / "figures" / f"{figure}.png", root / NUMBERS.parent / f"{figure}.png")
 
 
 def _without_shards(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def render(root: Path = ROOT) -> dict[Path, str]:
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters |= {"number": number, "percent": _percent, "count": lambda value: f"{value:,}"}
+    environment.filters |= {"number": number, "percent": _percent, "count": lambda value: f"{value:,}", "log": math.log}
     context = {
         **numbers,
         "verdict_table": as_markdown(verdicts.headline()),
