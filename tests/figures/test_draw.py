@@ -1,0 +1,111 @@
+import json
+import re
+import shutil
+
+import pytest
+from docutils.core import publish_doctree
+
+from var_core.config.figures import FiguresConfig
+from var_core.errors import VarError
+from var_core.figures.draw import draw_figure
+from var_core.figures.registry import figures_of
+from var_core.warehouse.files import RunFiles
+
+COARSE = FiguresConfig(dpi=60)
+
+
+def draw(run, name, folder, config=COARSE, files=None):
+    draw_figure(name, files or run.files, run.verdicts, config, folder / f"{name}.png", "c0de")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["loss_curve", "coactivation"])
+def test_a_figure_is_saved_with_its_caption(run, name, tmp_path):
+    draw(run, name, tmp_path)
+    saved = contents(tmp_path)
+    assert set(saved) == {f"{name}.{kind}" for kind in ("png", "svg", "pdf", "txt")}
+    assert saved[f"{name}.png"].startswith(b"\x89PNG") and saved[f"{name}.pdf"].startswith(b"%PDF")
+    assert b"<svg" in saved[f"{name}.svg"]
+    assert saved[f"{name}.txt"].decode() == run.drawing(name).caption + "\n"
+
+
+@pytest.mark.parametrize(("name", "formats"), [("frequency_entropy", ()), ("loss_curve", ("svg", "pdf"))])
+def test_the_same_run_gives_the_same_bytes(run, name, formats, tmp_path):
+    for folder in ("first", "second"):
+        draw(run, name, tmp_path / folder, FiguresConfig(dpi=60, formats=formats))
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+
+
+def test_another_run_gives_other_bytes(run, blind, tmp_path):
+    for each in (run, blind):
+        draw(each, "entropy_distribution", tmp_path / each.simulation.model, FiguresConfig(dpi=60, formats=()))
+    first, second = (contents(tmp_path / each.simulation.model) for each in (run, blind))
+    assert not {name for name in first if first[name] == second[name]}
+
+
+def test_formats_and_resolution_are_those_of_the_settings(run, tmp_path):
+    draw(run, "loss_curve", tmp_path, FiguresConfig(dpi=100, formats=()))
+    saved = contents(tmp_path)
+    assert set(saved) == {"loss_curve.png", "loss_curve.txt"}
+    assert int.from_bytes(saved["loss_curve.png"][16:20], "big") == 335
+
+
+def test_the_code_that_drew_it_is_in_the_files_and_no_date(run, tmp_path):
+    draw(run, "loss_curve", tmp_path)
+    for kind in ("png", "svg"):
+        text = (tmp_path / f"loss_curve.{kind}").read_bytes()
+        assert b"code c0de" in text and b"loss_curve of simulated/text" in text
+    assert b"dc:date" not in (tmp_path / "loss_curve.svg").read_bytes()
+    assert b"CreationDate" not in (tmp_path / "loss_curve.pdf").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["no_such_figure", "style", "../draw"])
+def test_an_unknown_figure_is_one_line(run, name, tmp_path):
+    with pytest.raises(VarError, match="no such figure"):
+        draw(run, name, tmp_path)
+
+
+def test_nothing_is_left_when_drawing_fails(blind, tmp_path):
+    with pytest.raises(VarError, match="for models that the workflow trained"):
+        draw(blind, "loss_curve", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_record_that_is_missing_is_named(run, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(run.results, results)
+    (results / "models/simulated/training.json").unlink()
+    with pytest.raises(VarError, match=r"training\.json: no such file"):
+        draw(run, "loss_curve", tmp_path / "figures", files=RunFiles.in_results(results, "simulated", "text"))
+
+
+def test_verdicts_of_an_older_version_are_one_line(run, tmp_path):
+    verdicts = json.loads(run.verdicts.read_text())
+    verdicts["results"] = []
+    (tmp_path / "verdicts.json").write_text(json.dumps(verdicts))
+    with pytest.raises(VarError, match="run the hypotheses stage again"):
+        draw_figure(
+            "frequency_entropy",
+            run.files,
+            tmp_path / "verdicts.json",
+            COARSE,
+            tmp_path / "out/frequency_entropy.png",
+            "",
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("which", ["run", "blind", "wide"])
+def test_captions_are_plain_sentences_that_begin_with_the_question(which, request):
+    """They are read as reStructuredText by the report, and nothing in them may be taken for markup."""
+    each = request.getfixturevalue(which)
+    for name in figures_of(each.simulation.trained):
+        caption = each.drawing(name).caption
+        assert "." not in caption.split("?")[0] and caption.endswith(".")
+        assert not {"nan", "None", "undefined"} & set(re.findall(r"\w+", caption)), name
+        tree = publish_doctree(caption, settings_overrides={"report_level": 1, "halt_level": 2})
+        assert [type(node).__name__ for node in tree.children] == ["paragraph"], name
+        assert tree.astext() == caption, name

@@ -1,0 +1,22 @@
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from var_core.config.figures import FiguresConfig
+from var_core.figures.draw import draw_figure
+from var_core.job import logged
+from var_core.warehouse.files import RunFiles
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with logged(snakemake.log[0]):
+    draw_figure(
+        snakemake.wildcards.figure,
+        RunFiles.in_results(
+            Path("results"), snakemake.wildcards.model, snakemake.wildcards.corpus, snakemake.params.shards
+        ),
+        Path(snakemake.input.verdicts),
+        FiguresConfig.model_validate(snakemake.params.config),
+        Path(snakemake.output.png),
+        snakemake.params.code,
+    )
