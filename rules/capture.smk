@@ -21,8 +21,12 @@ rule capture_shard:
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=lambda w, attempt: 240 * attempt,
     params:
-        model=lambda w: CONFIG.models[w.model].model_dump(mode="json"),
-        capture=CONFIG.capture.model_dump(mode="json", exclude={"trace"}),
+        # Only what changes results; the script takes the device and the like from the configuration.
+        model=lambda w: CONFIG.models[w.model].model_dump(
+            mode="json", include=RESULT_OF_MODEL
+        ),
+        capture=CONFIG.capture.model_dump(mode="json", include=RESULT_OF_CAPTURE),
+        shards=lambda w: SHARDS[w.split],
         trace=False,
         code=code_of("capture_shard.py"),
     message:
@@ -44,8 +48,12 @@ use rule capture_shard as capture_traced_shard with:
     wildcard_constraints:
         split=one_of(TRACED),
     params:
-        model=lambda w: CONFIG.models[w.model].model_dump(mode="json"),
-        capture=CONFIG.capture.model_dump(mode="json", exclude={"trace"}),
+        # Only what changes results; the script takes the device and the like from the configuration.
+        model=lambda w: CONFIG.models[w.model].model_dump(
+            mode="json", include=RESULT_OF_MODEL
+        ),
+        capture=CONFIG.capture.model_dump(mode="json", include=RESULT_OF_CAPTURE),
+        shards=lambda w: SHARDS[w.split],
         trace=True,
         code=code_of("capture_shard.py"),
 

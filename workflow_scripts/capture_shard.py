@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 with logged(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
-    config = CaptureConfig.model_validate(snakemake.params.capture)
+    # Settings that change results are also in the rule's params, where a change reruns the job.
+    config = CaptureConfig.model_validate(snakemake.config.get("capture", {}))
+    model = snakemake.config["models"][snakemake.wildcards.model]
     capture_shard(
         shard=Path(snakemake.input.shard),
-        shards=getattr(config.shards, snakemake.wildcards.split),
+        shards=snakemake.params.shards,
         model_record=Path(snakemake.input.model),
-        model_config=TypeAdapter(ModelConfig).validate_python(snakemake.params.model),
+        model_config=TypeAdapter(ModelConfig).validate_python(model),
         config=config,
         outputs=CaptureOutputs(
             folder=Path(snakemake.output[0]).parent,

@@ -109,6 +109,12 @@ def test_credible_agreement_lies_between_the_own_mean_and_the_mean_of_all():
     assert np.mean((estimate[n > 0] - truth[n > 0]) ** 2) < 0.8 * np.mean((own - truth[n > 0]) ** 2)
 
 
+def test_credible_agreement_of_an_unseen_type_is_the_mean_where_occurrences_never_differ():
+    n = np.array([5, 7, 0])
+    agreed = np.array([5.0, 0.0, 0.0])
+    np.testing.assert_allclose(credible_agreement(agreed, agreed, n), [1.0, 0.0, 5 / 12])
+
+
 def test_credible_agreement_of_types_that_are_all_alike_is_their_mean():
     random = np.random.default_rng(2)
     n = np.full(300, 10)

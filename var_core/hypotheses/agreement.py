@@ -149,7 +149,9 @@ def credible_agreement(agreed: Floats, squares: Floats, n: Ints) -> Floats:
     between = ((n * (own - mean) ** 2).sum() - (types - 1) * within) / spread if spread > 0 else 0.0
     if between <= 0:
         return np.full(len(n), mean)
-    return np.asarray((agreed + within / between * mean) / (n + within / between))
+    strength = within / between
+    # Where occurrences of a type never differ, the strength is 0, and nothing at all is known of an unseen type.
+    return np.divide(agreed + strength * mean, n + strength, out=np.full(len(n), mean), where=n + strength > 0)
 
 
 @dataclass(frozen=True)
