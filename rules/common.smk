@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 
 from var_core.code_digest import code_digest
-from var_core.config.models import DemoModel
-from var_core.config.root import parse_config
+from var_core.config.corpus import FilesCorpus
+from var_core.config.models import DemoModel, FolderModel
+from var_core.config.root import parse_config, read_yaml
 from var_core.errors import VarError
 
 try:
+    for path in workflow.configfiles:
+        # Snakemake has read them already, but takes the last of keys given twice.
+        read_yaml(Path(path))
     CONFIG = parse_config(config, ", ".join(map(str, workflow.configfiles)) or "config")
 except VarError as error:
     # One line for the user; a traceback into this file would say nothing more.
@@ -25,7 +29,7 @@ RUNS = CONFIG.runs
 SHARDS = CONFIG.capture.shards.model_dump()
 # Settings of capture that change results; a change of the others (device, checkpoint interval) reruns nothing.
 RESULT_OF_MODEL = {"dtype", "expect", "trust_remote_code"}
-RESULT_OF_CAPTURE = {"batch_sequences", "max_nonfinite", "seed"}
+RESULT_OF_CAPTURE = {"batch_sequences", "seed"}
 TABLES = ("token_stats", "expert_counts", "layer_stats")
 DEMO_MODELS = [
     name for name, model in CONFIG.models.items() if isinstance(model, DemoModel)
@@ -70,6 +74,36 @@ def shard_files(wildcards, kind, split=None):
     ]
 
 
+def own_files(find):
+    """Paths of a user's files that a job reads; none if they are not as they should be: the job says what is wrong."""
+    try:
+        paths = map(str, find())
+    except (VarError, OSError):
+        return []
+    # Snakemake takes braces for wildcards, and has no way to escape them here.
+    return [path for path in paths if "{" not in path]
+
+
+def corpus_files(wildcards):
+    """Local text of a corpus, so that an edit or a further file reads it again."""
+    from var_core.corpus.files import corpus_paths
+
+    config = CONFIG.corpora[wildcards.corpus]
+    if not isinstance(config, FilesCorpus):
+        return []
+    return own_files(lambda: corpus_paths(wildcards.corpus, config))
+
+
+def model_files(wildcards):
+    """Files of a model in a local folder, so that a changed folder is recorded again."""
+    from var_core.models.folder import digested_files
+
+    config = CONFIG.models[wildcards.model]
+    if not isinstance(config, FolderModel):
+        return []
+    return own_files(lambda: digested_files(Path(config.path).expanduser()))
+
+
 def run_files(wildcards):
     """What the analyses of one run read: merged statistics, single shards for intervals, traces, vocabulary."""
     folder = f"results/{wildcards.model}/{wildcards.corpus}"
@@ -82,7 +116,8 @@ def run_files(wildcards):
         "shards": [
             path
             for split in SHARDS
-            for path in shard_files(wildcards, "token_stats", split)
+            for kind in ("token_stats", "expert_counts")
+            for path in shard_files(wildcards, kind, split)
         ],
         "traces": [
             path for split in TRACED for path in shard_files(wildcards, "trace", split)
@@ -90,6 +125,7 @@ def run_files(wildcards):
         "vocabulary": f"{folder}/corpus/vocabulary.parquet",
         "manifest": f"{folder}/corpus/manifest.json",
         "model": f"results/models/{wildcards.model}/model.json",
+        "documents": f"results/corpora/{wildcards.corpus}/documents.parquet",
     }
     if wildcards.model in DEMO_MODELS:
         files["training"] = f"results/models/{wildcards.model}/training.csv"
@@ -111,6 +147,7 @@ def summary_files(wildcards):
     folder = f"results/{wildcards.model}/{wildcards.corpus}"
     files = {
         "verdicts": f"{folder}/hypotheses/verdicts.json",
+        "meaning": f"{folder}/hypotheses/meaning.txt",
         "manifest": f"{folder}/corpus/manifest.json",
     }
     if wildcards.model in DEMO_MODELS:

@@ -2,6 +2,8 @@
 
 
 rule write_documents:
+    input:
+        corpus_files,
     output:
         documents="results/corpora/{corpus}/documents.parquet",
         manifest="results/corpora/{corpus}/manifest.json",

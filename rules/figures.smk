@@ -42,6 +42,7 @@ rule draw_figure:
     params:
         config=CONFIG.figures.model_dump(mode="json"),
         shards=SHARDS,
+        traced=TRACED,
         # What all figures share, and the figure's own module, which is imported by its name.
         code=lambda w: (
             code_of("draw_figure.py") + code_digest(f"var_core/figures/{w.figure}.py")

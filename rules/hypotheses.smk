@@ -7,6 +7,7 @@ rule test_hypotheses:
     output:
         verdicts="results/{model}/{corpus}/hypotheses/verdicts.json",
         table="results/{model}/{corpus}/hypotheses/verdicts.parquet",
+        caption="results/{model}/{corpus}/hypotheses/meaning.txt",
         text=report(
             "results/{model}/{corpus}/hypotheses/report.txt",
             caption="captions/hypotheses.rst",
@@ -23,6 +24,8 @@ rule test_hypotheses:
         runtime=120,
     params:
         config=CONFIG.hypotheses.model_dump(mode="json"),
+        shards=SHARDS,
+        traced=TRACED,
         code=code_of("test_hypotheses.py"),
     message:
         "Testing the hypotheses for {wildcards.model} on {wildcards.corpus}"

@@ -33,6 +33,8 @@ rule train_demo_model:
 
 
 rule fetch_model:
+    input:
+        model_files,
     output:
         record="results/models/{model}/model.json",
     log:
@@ -41,7 +43,6 @@ rule fetch_model:
         "results/benchmarks/fetch_model/{model}.jsonl"
     wildcard_constraints:
         model=one_of(FETCHED_MODELS),
-    retries: 2
     threads: 1
     resources:
         mem_mb=2000,

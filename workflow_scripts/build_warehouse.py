@@ -11,8 +11,12 @@ if TYPE_CHECKING:
 with logged(snakemake.log[0]):
     output = Path(snakemake.output.database)
     build_warehouse(
-        [RunFiles.in_results(output.parent, model, corpus) for model, corpus in snakemake.params.runs],
+        [
+            RunFiles.in_results(output.parent, model, corpus, snakemake.params.shards, snakemake.params.traced)
+            for model, corpus in snakemake.params.runs
+        ],
         output,
         memory_limit_mb=snakemake.resources.mem_mb * 3 // 4,
         code=snakemake.params.code,
+        threads=snakemake.threads,
     )

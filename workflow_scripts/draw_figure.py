@@ -13,7 +13,11 @@ with logged(snakemake.log[0]):
     draw_figure(
         snakemake.wildcards.figure,
         RunFiles.in_results(
-            Path("results"), snakemake.wildcards.model, snakemake.wildcards.corpus, snakemake.params.shards
+            Path("results"),
+            snakemake.wildcards.model,
+            snakemake.wildcards.corpus,
+            snakemake.params.shards,
+            snakemake.params.traced,
         ),
         Path(snakemake.input.verdicts),
         FiguresConfig.model_validate(snakemake.params.config),

@@ -11,11 +11,18 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with logged(snakemake.log[0]):
-    files = RunFiles.in_results(Path("results"), snakemake.wildcards.model, snakemake.wildcards.corpus)
-    test_hypotheses(
-        open_run(files),
-        files.run,
-        HypothesesConfig.model_validate(snakemake.params.config),
-        Path(snakemake.output.verdicts).parent,
-        snakemake.params.code,
+    files = RunFiles.in_results(
+        Path("results"),
+        snakemake.wildcards.model,
+        snakemake.wildcards.corpus,
+        snakemake.params.shards,
+        snakemake.params.traced,
     )
+    with open_run(files) as connection:
+        test_hypotheses(
+            connection,
+            files.run,
+            HypothesesConfig.model_validate(snakemake.params.config),
+            Path(snakemake.output.verdicts).parent,
+            snakemake.params.code,
+        )

@@ -216,6 +216,47 @@ def test_nonfinite_logits_stop_the_job_naming_layer_and_shard(tmp_path, shard, s
     assert np.isfinite(pq.read_table(outputs.path("token_stats"))["router_entropy_mean"].to_numpy()).all()
 
 
+@pytest.fixture
+def broken(tmp_path, shard, save_model):
+    """A model that gives NaN for a token that occurs in both domains."""
+    code, prose = np.split(np.array(pq.read_table(shard)["input_ids"].to_pylist()), 2)
+    model = build_model("mixtral")
+    model.model.embed_tokens.weight[int(np.intersect1d(code, prose)[0])] = float("nan")
+    return save_model(model, tmp_path / "broken")
+
+
+def limited(most):
+    return CONFIG.model_copy(update={"max_nonfinite": most})
+
+
+def left_out_by_domain(outputs):
+    rows = pq.read_table(outputs.path("layer_stats")).to_pandas()
+    return rows.groupby("domain")["nonfinite"].sum().tolist()
+
+
+def test_the_limit_on_nonfinite_logits_is_over_all_domains(tmp_path, shard, broken):
+    most = limited(10_000)
+    whole = capture(shard, broken, tmp_path / "whole", most)
+    first, second = left_out_by_domain(whole)
+    assert first and second
+    assert contents(capture(shard, broken, tmp_path / "just", limited(first + second))) == contents(whole)
+    with pytest.raises(VarError, match="NaN or infinite router logits"):
+        capture(shard, broken, tmp_path / "over", limited(first + second - 1))
+
+
+def test_the_limit_on_nonfinite_logits_holds_across_a_resume(tmp_path, shard, broken):
+    first, second = left_out_by_domain(capture(shard, broken, tmp_path / "whole", limited(10_000)))
+    for most in (first + second - 1, first - 1):  # the second is below what the checkpoint holds already
+        folder = tmp_path / str(most)
+        with interrupted_at(4):
+            capture(shard, broken, folder, limited(10_000))
+        with interrupted_at(4):  # a limit that is kept refuses nothing
+            capture(shard, broken, folder, limited(first + second))
+        with pytest.raises(VarError, match=rf"capture\.max_nonfinite \(now {most}\)"):
+            capture(shard, broken, folder, limited(most))
+        assert len(list((folder / ".state").iterdir())) == 1, "the limit makes no other plan"
+
+
 def test_a_dense_model_is_refused(tmp_path, shard, save_model):
     record = save_model(LlamaForCausalLM(LlamaConfig(**COMMON)), tmp_path / "model")
     with pytest.raises(VarError, match="no MoE layers"):

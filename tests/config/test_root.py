@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from var_core.config.root import RESERVED_NAMES, Config, load_config, parse_config
+from var_core.config.root import RESERVED_NAMES, Config, load_config, parse_config, read_yaml
 from var_core.errors import VarError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -86,6 +86,8 @@ BAD = [
     ("corpora/text/splits", {"train": 2}, "corpora.text.splits.train: must be at most 1, not 2"),
     ("capture/trace", ["heldut"], "capture.trace.0: must be 'capture' or 'heldout', not 'heldut'"),
     ("capture/trace", ["heldout"] * 2, "capture.trace: names 'heldout' twice"),
+    ("capture/trace", ["capture"], "capture.trace: must name heldout"),
+    ("capture/trace", [], "capture.trace: must name heldout"),
     ("figures/formats", ["png"], "figures.formats.0: must be 'svg' or 'pdf', not 'png'"),
     ("corpora/mine", {**FILES, "domains": {}}, "corpora.mine.domains: is empty (domain name -> paths"),
     ("models/other", {**HUB_MODEL, "revision": "main"}, "models.other.revision: must be a full commit hash"),
@@ -207,6 +209,12 @@ def test_a_key_given_twice_names_the_line(tmp_path):
     assert "twice.yaml:9: not valid YAML (key sequences is given twice)" in message
     nested = error_of(write(tmp_path / "nested.yaml", GOOD_YAML + "capture: {seed: 1, seed: 2}\n"))
     assert "nested.yaml:8: not valid YAML (key seed is given twice)" in nested
+
+
+def test_a_part_of_a_configuration_is_read_but_not_with_keys_given_twice(tmp_path):
+    assert read_yaml(write(tmp_path / "part.yaml", "capture: {seed: 1}\n")) == {"capture": {"seed": 1}}
+    with pytest.raises(VarError, match=r"twice\.yaml:1: not valid YAML \(key seed is given twice\)"):
+        read_yaml(write(tmp_path / "twice.yaml", "capture: {seed: 1, seed: 2}\n"))
 
 
 def test_an_empty_file_lacks_its_runs(tmp_path):

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from var_core.config.corpus import FilesCorpus
-from var_core.corpus.files import file_documents
+from var_core.corpus.files import corpus_paths, file_documents
 from var_core.errors import VarError
 
 
@@ -26,6 +26,14 @@ def error_of(format_, path, **fields):
 def write_lines(path, *lines):
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def test_a_file_of_several_patterns_is_listed_once(tmp_path):
+    for name in ("b.txt", "a.txt", "c.md"):
+        (tmp_path / name).write_text(name)
+    domains = {"news": (f"{tmp_path}/*.txt", f"{tmp_path}/b.*"), "notes": (f"{tmp_path}/*.md",)}
+    paths = corpus_paths("mine", FilesCorpus(source="files", format="text", domains=domains))
+    assert paths == [tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.md"]
 
 
 def test_a_text_file_is_a_document(tmp_path):

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -87,6 +88,7 @@ class Hub(BaseHTTPRequestHandler):
     files: dict[str, bytes]
     requested: list[str]
     refusal: str | None
+    failing: bool = False
 
     def do_HEAD(self) -> None:
         self.do_GET(body=False)
@@ -104,7 +106,9 @@ class Hub(BaseHTTPRequestHandler):
             self._send(404, b"{}", body, {"X-Error-Code": "EntryNotFound"})
 
     def _answer_api(self, parts: list[str]) -> None:
-        if self.refusal == "GatedRepo":
+        if self.failing:
+            self._send(400, b"{}", True, {})
+        elif self.refusal == "GatedRepo":
             self._send(403, b"{}", True, {"X-Error-Code": "GatedRepo"})
         elif parts[0] != "tiny-moe":
             self._send(404, b"{}", True, {"X-Error-Code": "RepoNotFound"})
@@ -232,6 +236,35 @@ def test_unreachable_hub_is_one_line(online: None, tmp_path: Path, monkeypatch: 
         fetch_model("mine", HUB_MODEL, tmp_path / "model.json", "code")
     assert "\n" not in str(error.value)
     assert list(tmp_path.glob("*.json")) == []
+
+
+def test_download_is_tried_again_after_faults_of_the_network_only(
+    hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if seconds == 5:
+            hub.failing = False
+
+    monkeypatch.setattr("var_core.models.fetch.time.sleep", sleep)
+    hub.failing = True
+    fetch_model("mine", HUB_MODEL, tmp_path / "model.json", "code")
+    assert 5 in waits and 20 not in waits
+    assert caplog.text.count("trying again") == 1
+    hub.refusal = "GatedRepo"
+    with pytest.raises(VarError, match="is gated"):
+        fetch_model("other", HUB_MODEL.model_copy(update={"revision": "a" * 40}), tmp_path / "other.json", "code")
+    assert caplog.text.count("trying again") == 1
+
+
+def test_lost_download_says_what_to_do(hub: type[Hub], tmp_path: Path) -> None:
+    record = tmp_path / "results" / "model.json"
+    fetch_model("mine", HUB_MODEL, record, "code")
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(VarError, match=r"models\.mine is no longer there; run `snakemake --forcerun fetch_model`"):
+        load_model(record, head=True, device="cpu")
 
 
 def test_offline_without_a_copy_is_one_line(online: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The real DAG on a very small configuration: it finishes, reruns to nothing, and an edit reruns what uses it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -107,7 +108,17 @@ def test_the_report_is_made_from_the_results(project):
     result = project.snakemake("--report", "results/report.html")
     assert result.returncode == 0, result.stderr[-3000:]
     page = (project.folder / "results/report.html").read_text()
-    assert "Fast-path coverage" in page or "fast_path_coverage" in page
+    # The page holds captions as HTML in JSON, so words are compared.
+    shown = words(re.sub(r"<[^>]*>|&#?\w+;|\\u[0-9a-f]{4}|\\n", " ", page))
+    captions = sorted((project.folder / "results/tiny/topics/figures").glob("*.txt"))
+    assert captions
+    for caption in captions:
+        own = words(caption.read_text(encoding="utf-8"))
+        assert re.search(r"\d", own) and own in shown, caption
+
+
+def words(text: str) -> str:
+    return " ".join(re.findall(r"[A-Za-z0-9]+", text))
 
 
 FIGURES = {"draw_figure", "figures"}
@@ -178,11 +189,52 @@ def test_a_missing_path_is_one_line_and_leaves_nothing(project):
     assert not list((project.folder / "results/corpora/mine").glob("*"))
 
 
+def test_edited_and_added_text_is_read_again_and_a_key_given_twice_is_refused(project):
+    text = project.folder / "text"
+    text.mkdir()
+    for number in range(20):
+        (text / f"{number}.txt").write_text(f"Document {number} says something of its own.")
+    corpora = SMALL["corpora"] | {"own": {"source": "files", "format": "text", "domains": {"prose": ["text/*.txt"]}}}
+    runs = [{"model": "tiny", "corpus": "own"}]
+    (project.folder / "own.yaml").write_text(yaml.safe_dump(SMALL | {"corpora": corpora, "runs": runs}))
+    written = ("--configfile", "own.yaml", "--until", "write_documents", "--", "results/corpora/own/manifest.json")
+    assert project.snakemake(*written).returncode == 0
+    assert project.planned(*written) == set()
+    (text / "20.txt").write_text("One more.")
+    assert project.planned(*written) == {"write_documents"}
+    (text / "20.txt").unlink()
+    (text / "3.txt").write_text("Edited.")
+    assert project.planned(*written) == {"write_documents"}
+    (project.folder / "twice.yaml").write_text("capture: {seed: 1, seed: 2}\n")
+    result = project.snakemake("--dry-run", "--configfile", "small.yaml", "twice.yaml")
+    assert result.returncode != 0
+    assert "twice.yaml:1: not valid YAML (key seed is given twice)" in result.stderr
+
+
+def test_a_changed_model_folder_is_recorded_again(project):
+    results = project.folder / "results/models"
+    folder = shutil.copytree(results / "tiny", project.folder / "copied", copy_function=shutil.copyfile)
+    models = {"copied": {"source": "folder", "path": "copied"}}
+    values = SMALL | {"models": SMALL["models"] | models, "runs": [{"model": "copied", "corpus": "topics"}]}
+    (project.folder / "folder.yaml").write_text(yaml.safe_dump(values))
+    (results / "copied").mkdir()
+    record = Path(shutil.copyfile(results / "tiny/model.json", results / "copied/model.json"))
+    dry = ("--configfile", "folder.yaml", "--", "results/models/copied/model.json")
+    assert project.planned(*dry) == set()
+    later = record.stat().st_mtime + 10
+    os.utime(folder / "model.safetensors", (later, later))
+    assert project.planned(*dry) == {"fetch_model"}
+
+
 def test_a_sequence_longer_than_the_model_is_one_line_and_leaves_nothing(project):
-    before = sorted((project.folder / "results/tiny/topics/corpus").iterdir())
+    def files():
+        folder = project.folder / "results/tiny/topics/corpus"
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    before = files()
     line = fails(project, SMALL | {"sequences": {"length": 128}}, "--", "corpus")
     assert "sequences.length: 128" in line
-    assert before
+    assert before and files() == before
 
 
 def test_the_reference_of_tables_is_the_database_s(project):

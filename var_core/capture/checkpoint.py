@@ -35,10 +35,13 @@ class Progress:
         Batches whose decisions are in the accumulator or in a part.
     parts : dict
         Part file name -> SHA-256 of its bytes.
+    nonfinite : list of int
+        Decisions left out at every layer, over the finished domains; empty before the first is finished.
     """
 
     batches: int = 0
     parts: dict[str, str] = field(default_factory=dict)
+    nonfinite: list[int] = field(default_factory=list)
 
 
 class CheckpointFolder:
@@ -108,7 +111,7 @@ class CheckpointFolder:
         if not found:
             return None
         self._saved, record, tensors = max(found, key=lambda item: item[0])
-        return Progress(batches=record["batches"], parts=record["parts"]), tensors
+        return Progress(record["batches"], record["parts"], record["nonfinite"]), tensors
 
     def _has_part(self, name: str, digest: str) -> bool:
         path = self.part(name)

@@ -164,6 +164,7 @@ class _Job:
         for other in self._outputs.other_state_folders(self._plan.shard_digest):
             _LOGGER.warning("%s: a checkpoint of another plan; not used, removed when this shard is whole", other)
         progress = self._resume(state)
+        self._refuse_nonfinite(progress)  # the limit may be lower than when the checkpoint was written
         parts = Parts(state, progress)
         tokens_done = sum(self._tokens_of(batch) for batch in self._batches[: progress.batches])
         since_checkpoint = 0
@@ -174,10 +175,12 @@ class _Job:
         ):
             for batch in self._batches[progress.batches :]:
                 self._capture(batch, recorder, parts)
+                self._refuse_nonfinite(progress)
                 progress.batches = batch.index + 1
                 since_checkpoint += self._tokens_of(batch)
                 if batch.ends_domain:
                     parts.add_domain(batch.index, self._accumulator.tables(batch.domain))
+                    progress.nonfinite = self._nonfinite(progress)
                     self._accumulator.reset()
                 if since_checkpoint >= self._config.checkpoint_tokens:
                     parts.flush_trace()
@@ -227,7 +230,6 @@ class _Job:
         document = torch.from_numpy(self._tokens.document[rows].astype(np.int64)).to(self._device)
         with torch.inference_mode():
             quantities = self._accumulator.update(TokenBatch.from_sequences(input_ids, document), routed, batch.index)
-        self._refuse_nonfinite()
         if self._outputs.trace:
             parts.add_trace(
                 trace_rows(
@@ -240,9 +242,14 @@ class _Job:
                 )
             )
 
-    def _refuse_nonfinite(self) -> None:
-        counts = self._accumulator.nonfinite.cpu()
-        if int(counts.sum()) > self._config.max_nonfinite:
+    def _nonfinite(self, progress: Progress) -> list[int]:
+        """Decisions left out at every layer so far: those of finished domains, and of the one under way."""
+        counts = self._accumulator.nonfinite.tolist()
+        return [sum(pair) for pair in zip(progress.nonfinite or [0] * len(counts), counts, strict=True)]
+
+    def _refuse_nonfinite(self, progress: Progress) -> None:
+        counts = self._nonfinite(progress)
+        if sum(counts) > self._config.max_nonfinite:
             named = _named_counts(self._sites, counts)
             raise VarError(
                 f"{self._shard}: decisions with NaN or infinite router logits: {named}; they are never averaged in. "
@@ -251,5 +258,5 @@ class _Job:
             )
 
 
-def _named_counts(sites: tuple[Site, ...], counts: torch.Tensor) -> str:
-    return ", ".join(f"{int(counts[s.layer])} at layer {s.layer} ({s.path})" for s in sites if counts[s.layer])
+def _named_counts(sites: tuple[Site, ...], counts: list[int]) -> str:
+    return ", ".join(f"{counts[s.layer]} at layer {s.layer} ({s.path})" for s in sites if counts[s.layer])

@@ -77,10 +77,9 @@ class CapturePlan:
 
 
 def result_settings(config: CaptureConfig, dtype: str, isolate_documents: bool) -> dict[str, Any]:
-    """The settings that change what is captured; the others only change how (device, checkpoint interval)."""
+    """The settings that change what is captured; the others only how, or whether it is accepted."""
     return {
         "batch_sequences": config.batch_sequences,
-        "max_nonfinite": config.max_nonfinite,
         "seed": config.seed,
         "dtype": dtype,
         "isolate_documents": isolate_documents,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from var_core.config.base import Block, Distinct
 
@@ -26,10 +26,17 @@ class CaptureConfig(Block):
     checkpoint_tokens: PositiveInt = 200_000
     """a checkpoint is written whenever this many tokens have passed since the last"""
     trace: Annotated[tuple[Literal["capture", "heldout"], ...], Distinct] = ("heldout",)
-    """splits whose decisions are also written one by one, in order; hypotheses need ``heldout``"""
+    """splits whose decisions are also written one by one, in order; ``heldout`` must be one, hypotheses need it"""
     max_nonfinite: NonNegativeInt = 0
     """decisions with NaN or infinite logits that a shard may hold; they are counted and never averaged in"""
     device: str = "auto"
     """auto: the GPU when there is one, else the CPU; or a torch device such as ``cuda:1``"""
     seed: int = 0
     """seed of the within-sequence shuffle that cross-layer mutual information is compared with"""
+
+    @field_validator("trace")
+    @classmethod
+    def _has_heldout(cls, trace: tuple[str, ...]) -> tuple[str, ...]:
+        if "heldout" not in trace:
+            raise ValueError("must name heldout, whose decisions the hypotheses are tested on")
+        return trace

@@ -67,7 +67,7 @@ class FilesCorpus(CorpusBase):
     source: Literal["files"]
     """the kind of source"""
     format: Literal["text", "jsonl", "parquet"]
-    """text: a file is a document; jsonl and parquet: a row is a document; each may be gzip-compressed (.gz)"""
+    """text: a file is a document; jsonl and parquet: a row is a document; text and jsonl may be compressed (.gz)"""
     domains: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(min_length=1)
     """domain name -> paths or glob patterns, relative to the working folder"""
     text_field: str = "text"

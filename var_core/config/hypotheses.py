@@ -70,6 +70,8 @@ class HypothesesConfig(Block):
     than 1 / ``false_discovery_rate`` can support nothing"""
     bootstrap: PositiveInt = 1000
     """resamples of held-out documents"""
+    halvings: PositiveInt = 10
+    """ways of halving the held-out documents into a half that H4's cut is chosen on and one that it is measured on"""
     table_minimum_count: PositiveInt = 10
     """occurrences in the capture split from which on a token type has its own entry in the token table"""
     false_discovery_rate: float = Field(0.05, gt=0, lt=1)

@@ -126,6 +126,17 @@ def load_config(path: Path) -> Config:
     VarError
         If the file is missing, is not UTF-8 or not YAML, gives a key twice, or is not a valid configuration.
     """
+    return parse_config(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a configuration file that need not be complete; an empty one gives no keys.
+
+    Raises
+    ------
+    VarError
+        If the file is missing, is not UTF-8 or not YAML, or gives a key twice.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -141,7 +152,7 @@ def load_config(path: Path) -> Config:
         raise VarError(f"{path}{line}: not valid YAML ({error.problem or error.context})") from None
     except yaml.YAMLError as error:
         raise VarError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    return parse_config({} if values is None else values, str(path))
+    return {} if values is None else values
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

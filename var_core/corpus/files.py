@@ -71,6 +71,11 @@ def matched_files(corpus: str, config: FilesCorpus) -> dict[str, list[tuple[Path
     return matched
 
 
+def corpus_paths(corpus: str, config: FilesCorpus) -> list[Path]:
+    """List the files of all domains, each once, in order of their paths; raises as :func:`matched_files`."""
+    return sorted({path for files in matched_files(corpus, config).values() for path, _ in files})
+
+
 def _matches(pattern: str, key: str) -> list[tuple[Path, str]]:
     if Path(pattern).is_dir():
         raise VarError(f"{key}: {pattern} is a folder; name its files, for example {pattern.rstrip('/')}/**/*")

@@ -1,6 +1,7 @@
 """Fetching a model: a pinned revision from the hub, once, or a local folder taken as it lies."""
 
 import logging
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -23,6 +24,7 @@ _CODE = ("*.py",)
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 # Subfolders hold other formats of the same weights, and "consolidated" files the authors' own layout of them.
 _UNWANTED = ("*/*", "consolidated*")
+_WAITS = (5, 20)  # seconds before the second and the third try of a download
 
 
 def fetch_model(name: str, config: HubModel | FolderModel, output: Path, code: str) -> None:
@@ -72,12 +74,7 @@ def fetch_model(name: str, config: HubModel | FolderModel, output: Path, code: s
 def _download(name: str, config: HubModel) -> tuple[Path, str]:
     """Download what is needed of a repository; return the folder and the full commit."""
     try:
-        folder = huggingface_hub.snapshot_download(
-            config.repo,
-            revision=config.revision,
-            allow_patterns=[*_WANTED, *(_CODE if config.trust_remote_code else ())],
-            ignore_patterns=list(_UNWANTED),
-        )
+        folder = _snapshot(config)
     except HFValidationError:
         raise VarError(f"models.{name}.repo: {config.repo!r} is not the name of a repository (owner/name)") from None
     except GatedRepoError:
@@ -98,10 +95,33 @@ def _download(name: str, config: HubModel) -> tuple[Path, str]:
     return Path(folder), Path(folder).name
 
 
-def _unreachable(name: str, config: HubModel, error: BaseException) -> VarError:
+def _snapshot(config: HubModel) -> str:
+    """Download again after faults of the network only: what the hub refuses, it refuses again."""
+    for wait in (*_WAITS, None):
+        try:
+            return huggingface_hub.snapshot_download(
+                config.repo,
+                revision=config.revision,
+                allow_patterns=[*_WANTED, *(_CODE if config.trust_remote_code else ())],
+                ignore_patterns=list(_UNWANTED),
+            )
+        except (HFValidationError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError):
+            raise
+        except (OSError, _HTTP_ERROR) as error:
+            if wait is None or huggingface_hub.constants.HF_HUB_OFFLINE:
+                raise
+            _LOGGER.warning("%s: download broke off (%s); trying again in %d s", config.repo, _reason(error), wait)
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def _reason(error: BaseException) -> str:
     cause = error.__cause__ or error
-    reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    return str(cause).splitlines()[0].rstrip(".") if str(cause) else type(cause).__name__
+
+
+def _unreachable(name: str, config: HubModel, error: BaseException) -> VarError:
     return VarError(
         f"models.{name}: {config.repo} at {config.revision} is not in the cache and could not be downloaded "
-        f"({reason.rstrip('.')}); check the network and HF_HUB_OFFLINE, or give a local folder (source: folder)"
+        f"({_reason(error)}); check the network and HF_HUB_OFFLINE, or give a local folder (source: folder)"
     )

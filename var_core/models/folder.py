@@ -183,6 +183,23 @@ def check_model_folder(folder: Path) -> None:
     weight_files(folder)
 
 
+def digested_files(folder: Path) -> list[Path]:
+    """List the files that :func:`folder_digest` covers.
+
+    Raises
+    ------
+    VarError
+        If the folder is incomplete.
+    """
+    check_model_folder(folder)
+    return [*_small_files(folder), *weight_files(folder)]
+
+
+def _small_files(folder: Path) -> list[Path]:
+    named = [folder / name for name in _DIGESTED_FILES if (folder / name).is_file()]
+    return sorted({*named, *folder.glob("*.py")})
+
+
 def folder_digest(folder: Path) -> str:
     """SHA-256 that identifies a model without reading all its weights.
 
@@ -199,8 +216,7 @@ def folder_digest(folder: Path) -> str:
     """
     check_model_folder(folder)
     digest = hashlib.sha256()
-    small = [folder / name for name in _DIGESTED_FILES if (folder / name).is_file()]
-    for path in sorted({*small, *folder.glob("*.py")}):
+    for path in _small_files(folder):
         data = path.read_bytes()
         _update(digest, path.name, len(data), [data])
     for path in weight_files(folder):

@@ -17,6 +17,7 @@ from var_core.errors import VarError
 from var_core.models.folder import check_model_folder, folder_digest, max_positions, read_model_config, read_record
 
 _LOGGER = logging.getLogger(__name__)
+_FETCH_AGAIN = "run `snakemake --forcerun fetch_model`"
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,12 @@ def load_model(
         transformers does not know, or its weights do not fit its configuration.
     """
     about = read_record(record)
+    if about.source == "hub" and not about.folder.is_dir():
+        raise VarError(f"{about.folder}: the download of models.{about.name} is no longer there; {_FETCH_AGAIN}")
     check_model_folder(about.folder)
     if folder_digest(about.folder) != about.digest:
-        raise VarError(f"{about.folder}: has changed since {record} was written; run the model stage again")
+        again = "run the model stage again" if about.source == "demo" else _FETCH_AGAIN
+        raise VarError(f"{about.folder}: has changed since {record} was written; {again}")
     _check_own_code(about.name, about.folder, trust_remote_code)
     if trust_remote_code:
         _LOGGER.warning("models.%s.trust_remote_code: Python code in %s may run", about.name, about.folder)
