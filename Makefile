@@ -42,6 +42,10 @@ lint: setup
 docs: setup
 	$(BIN)/python -m var_core.config.generate
 	$(BIN)/snakemake --rulegraph mermaid-js | $(BIN)/python -m var_core.report.rulegraph docs/demo/rulegraph.mmd
+	@if [ -f results/var.duckdb ]; then \
+		$(BIN)/python -m var_core.report.pages record results && \
+		$(BIN)/python -m var_core.warehouse.reference results/var.duckdb docs/reference/tables.md; \
+	else echo "no results/: the recorded numbers of the demo are kept; run make demo first to renew them"; fi
 	$(BIN)/python -m var_core.report.pages render
 
 clean:

@@ -17,6 +17,7 @@ DOMAINS = ("code", "prose")
 class Truth:
     """How the simulated router decides: logits are what it knows of the token plus noise."""
 
+    documents_per_group: int = 1
     seed: int = 0
     types: int = 300
     experts: int = 8
@@ -161,6 +162,9 @@ def load(truth: Truth, connection: duckdb.DuckDBPyConnection, shard_counts: bool
         "expert_counts": pd.concat(counts),
         "traces": pd.concat(traces),
     }
+    number = np.unique(frames["traces"]["document"])
+    group = [f"group {each // truth.documents_per_group}" for each in number]
+    frames["documents"] = pd.DataFrame({"run": RUN, "document": number.astype(np.int32), "group": group})
     if shard_counts:
         frames["shard_expert_counts"] = pd.concat(shard_counts_rows)
     for name, frame in frames.items():

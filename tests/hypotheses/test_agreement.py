@@ -79,20 +79,38 @@ def test_shuffled_tables_keep_the_entries_and_leave_rare_types_alone():
     assert (shuffled.masks[:50] != table.masks[:50]).mean() > 0.5
 
 
-def test_documents_are_halved_by_their_number_and_the_seed_alone():
-    some, all_of_them = halve(np.arange(0, 400, 2, dtype=np.int32), 3), halve(np.arange(400, dtype=np.int32), 3)
+def apart(documents):
+    """Documents from 0, each a group of its own."""
+    hashes = np.random.default_rng(0).integers(2**64, size=documents, dtype=np.uint64)
+    return np.arange(documents, dtype=np.int32), hashes
+
+
+def test_groups_are_halved_by_their_own_hash_and_the_seed_alone():
+    documents, groups = apart(400)
+    some, all_of_them = halve(documents[::2], groups[::2], 3), halve(documents, groups, 3)
     assert (some.fold == all_of_them.fold[::2]).all()
     shares = [(all_of_them.fold == part).mean() for part in (-1, 0, 1)]
     assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.08)
-    assert (halve(np.arange(400, dtype=np.int32), 4).fold != all_of_them.fold).mean() > 0.3
+    for other in (halve(documents, groups, 4), halve(documents, groups, 3, repeat=1)):
+        assert (other.fold != all_of_them.fold).mean() > 0.3
     tested = all_of_them.fold < 0
-    assert all_of_them.test_cluster[tested].tolist() == list(range(tested.sum()))
+    assert sorted(set(all_of_them.test_cluster[tested])) == list(range(all_of_them.test_clusters))
     assert (all_of_them.test_cluster[~tested] == -1).all()
     assert all_of_them.place(np.array([7, 0])).tolist() == [7, 0]
 
 
-def test_many_documents_are_resampled_in_groups():
-    many = halve(np.arange(5 * CLUSTERS, dtype=np.int32), 0)
+def test_documents_of_a_group_are_never_in_two_halves_or_clusters():
+    documents, groups = apart(120)
+    together = np.repeat(groups[:40], 3)
+    halving = halve(documents, together, 0)
+    assert halving.groups == 40
+    for name in ("fold", "cluster", "test_cluster"):
+        assert (getattr(halving, name).reshape(40, 3) == getattr(halving, name)[::3, None]).all()
+    assert (halve(documents, groups, 0).fold.reshape(40, 3) != halving.fold[::3, None]).any()
+
+
+def test_many_groups_are_resampled_in_clusters():
+    many = halve(*apart(5 * CLUSTERS), 0)
     assert many.clusters == many.test_clusters == CLUSTERS
     assert many.cluster.max() == many.test_cluster.max() == CLUSTERS - 1
 
@@ -123,12 +141,12 @@ def test_credible_agreement_of_types_that_are_all_alike_is_their_mean():
     assert credible_agreement(np.zeros(3), np.zeros(3), np.zeros(3, dtype=int)).tolist() == [0, 0, 0]
 
 
-def coverage_of(truth, per_type, seed, documents=60):
+def coverage_of(truth, per_type, seed, documents=60, repeat=0):
     """Simulated decisions: agreement of each type by `truth`."""
     random = np.random.default_rng(seed)
     types = np.repeat(np.arange(len(truth)), per_type)
     score = (random.random(len(types)) < truth[types]).astype(float)
-    split = halve(np.arange(documents, dtype=np.int32), 0)
+    split = halve(*apart(documents), 0, repeat=repeat)
     document = random.integers(documents, size=len(types))
     return measure_coverage(
         score, types, len(truth), split.fold[document], split.test_cluster[document], split.test_clusters
@@ -141,7 +159,7 @@ def test_the_promise_is_kept_on_average(per_type):
     decisions, realised, promised = 0.0, 0.0, []
     for seed in range(25):
         truth = np.random.default_rng(100 + seed).beta(3, 2, size=400)
-        coverage = coverage_of(truth, per_type, seed)
+        coverage = coverage_of(truth, per_type, seed, repeat=seed)
         cut = coverage.cut(0.8)
         covered, agreed, _ = coverage.covered(cut)
         decisions, realised = decisions + covered.sum(), realised + agreed.sum()

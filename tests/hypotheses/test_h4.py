@@ -122,17 +122,32 @@ def test_a_sure_router_is_supported_by_agreement_and_keeps_the_promise(simulated
 def test_a_promise_that_is_not_kept_supports_nothing(simulated, quick, pick):
     """The test documents are routed by another router than the calibration documents."""
     connection = simulated(token_effect=25.0, layers=1)
-    documents = connection.sql("SELECT DISTINCT document FROM traces ORDER BY document").to_arrow_table()
-    numbers = documents.column("document").to_numpy()
-    tested = numbers[halve(numbers, quick.seed).fold < 0]
+    once = quick.model_copy(update={"halvings": 1})
+    data = RunData(connection, RUN)
+    tested = data.heldout_documents[halve(data.heldout_documents, data.heldout_groups, once.seed).fold < 0]
     connection.execute(
         "UPDATE traces SET experts = list_transform(experts, lambda e: ((e + token_id) % 8)::SMALLINT)"
         " WHERE list_contains($tested, document)",
         {"tested": tested.tolist()},
     )
-    row = pick(judged(h4_outcome(RunData(connection, RUN), quick).results), measure=COVERED, layer=0)
+    row = pick(judged(h4_outcome(RunData(connection, RUN), once).results), measure=COVERED, layer=0)
     assert row.low > 0.4 and row.verdict == "inconclusive"
     assert not row.supportable and "did not hold" in row.note
+
+
+def test_the_interval_knows_that_the_documents_could_have_been_halved_otherwise(simulated, quick, pick):
+    """Where one document holds a quarter of the text, the half that it falls into decides; the interval must say so."""
+    connection = simulated(token_effect=3.0, layers=1, document_effect=1.5)
+    connection.execute("UPDATE traces SET document = (SELECT min(document) FROM traces) WHERE hash(rowid) % 4 = 0")
+
+    def covered(**changes):
+        config = quick.model_copy(update=changes)
+        return pick(h4_outcome(RunData(connection, RUN), config).results, measure=COVERED, layer=0)
+
+    row = covered(halvings=20)
+    others = [covered(halvings=1, seed=seed) for seed in range(1, 9)]
+    assert sum(row.low <= other.statistic <= row.high for other in others) >= 7
+    assert sum(others[0].low <= other.statistic <= others[0].high for other in others) < 7
 
 
 def test_curves_end_at_everything_and_agree_with_the_rows(outcome, results, pick):

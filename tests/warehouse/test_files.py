@@ -4,6 +4,7 @@ import pytest
 
 from var_core.errors import VarError
 from var_core.warehouse.files import RunFiles, shard_number
+from var_core.warehouse.run import open_run
 
 
 def names(paths):
@@ -46,6 +47,21 @@ def test_a_missing_shard_is_named_so_that_its_absence_is_noticed(simulated_run, 
         path.unlink()
     again = RunFiles.in_results(tmp_path, files.model, files.corpus)
     assert again.shard_token_stats == files.shard_token_stats and again.traces == files.traces
+
+
+def test_traces_left_by_an_earlier_configuration_are_passed_over(simulated_run, tmp_path):
+    run = simulated_run(sequences={"capture": 6, "heldout": 6})
+    files = run.write(tmp_path, traced=("capture", "heldout"))
+    assert len(files.traces["capture"]) == 3
+    told = RunFiles.in_results(tmp_path, files.model, files.corpus, shards_of(files), ["heldout"])
+    assert told.traces == {"capture": (), "heldout": files.traces["heldout"]}
+    files.traces["capture"][0].write_bytes(b"no Parquet")
+    with open_run(told) as connection:
+        assert connection.execute("SELECT DISTINCT split FROM traces").fetchall() == [("heldout",)]
+
+
+def shards_of(files):
+    return {split: len(paths) for split, paths in files.shard_token_stats.items()}
 
 
 def test_paths_without_statistics_can_be_named_before_anything_has_run(tmp_path):

@@ -17,8 +17,8 @@ from var_core.statistics.measures import global_table, most_used, token_table
 
 MEASURES: tuple[AgreementMeasure, ...] = get_args(AgreementMeasure)
 
-CLUSTERS = 1000
-"""More documents than this are resampled in this many groups of documents, which bounds memory."""
+CLUSTERS = 200
+"""More groups of documents than this are resampled in this many clusters of groups, which bounds memory."""
 
 BINS = 1000
 """Calibrated agreement is binned to 1/1000, so that layers can be pooled by adding histograms."""
@@ -29,26 +29,30 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Documents:
-    """Held-out documents: the half of each, and the cluster in which it is resampled."""
+class Halving:
+    """Held-out documents in two halves, whole groups of them together.
+
+    A group is what the corpus split together (a package with its code and docstrings); its documents resemble each
+    other, so they are calibrated on, tested and resampled together.
+    """
 
     documents: NDArray[np.int32]
+    """ascending, shape (D,)"""
     fold: Ints
-    """0 or 1 in the calibration half, -1 in the test half"""
+    """of each document: 0 or 1 in the calibration half, -1 in the test half"""
     cluster: Ints
-    """cluster among all documents"""
+    """of each document: its group's cluster among all"""
     test_cluster: Ints
-    """cluster among the documents of the test half; -1 in the calibration half"""
+    """of each document: its group's cluster among those of the test half; -1 in the calibration half"""
+    groups: int
+    """groups of documents"""
+    tested: int
+    """groups in the test half"""
 
     @property
     def clusters(self) -> int:
-        """Number of clusters of all documents."""
-        return min(len(self.documents), CLUSTERS)
-
-    @property
-    def tested(self) -> int:
-        """Number of documents in the test half."""
-        return int((self.fold < 0).sum())
+        """Number of clusters of all groups."""
+        return min(self.groups, CLUSTERS)
 
     @property
     def test_clusters(self) -> int:
@@ -60,13 +64,27 @@ class Documents:
         return np.searchsorted(self.documents, document)
 
 
-def halve(documents: NDArray[np.int32], seed: int) -> Documents:
-    """Put each document into a fold of the calibration half or into the test half, by a hash of its number and seed."""
-    offset = np.uint64((seed * 0x9E3779B97F4A7C15) % 2**64)
-    mixed = _mix(documents.astype(np.uint64) + offset)
+def halve(documents: NDArray[np.int32], group: NDArray[np.uint64], seed: int, repeat: int = 0) -> Halving:
+    """Put each group into a fold of the calibration half or into the test half.
+
+    It depends on the group's own hash, the seed and the repeat, and not on which other groups there are.
+
+    Parameters
+    ----------
+    documents : int array, shape (D,)
+        Ascending.
+    group : uint64 array, shape (D,)
+        Hash of each document's group.
+    seed, repeat : int
+        Another seed or repeat gives another halving.
+    """
+    keys, number = np.unique(group, return_inverse=True)
+    offset = np.uint64(((seed * 0x9E3779B97F4A7C15) ^ (repeat * 0xD1B54A32D192ED03)) % 2**64)
+    mixed = _mix(keys + offset)
     fold = np.where(mixed & np.uint64(1), -1, (mixed >> np.uint64(1)) & np.uint64(1)).astype(np.int64)
     test_order = np.where(fold < 0, (np.cumsum(fold < 0) - 1) % CLUSTERS, -1)
-    return Documents(documents, fold, np.arange(len(documents)) % CLUSTERS, test_order)
+    tested = int((fold < 0).sum())
+    return Halving(documents, fold[number], number % CLUSTERS, test_order[number], len(keys), tested)
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,6 +1,6 @@
 """Agreement of one layer's token table with the learned router on held-out text, and its curve over coverage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from var_core.hypotheses.agreement import (
     BINS,
     MEASURES,
     Coverage,
-    Documents,
+    Halving,
     fit_global,
     fit_table,
     measure_coverage,
@@ -30,7 +30,8 @@ class LayerAgreement:
     """Sums of agreement by one measure; adding two pools their layers."""
 
     measure: AgreementMeasure
-    coverage: Coverage
+    coverages: tuple[Coverage, ...]
+    """what could be covered, for each way of halving the held-out documents"""
     n: Floats
     """held-out decisions of each cluster, shape (D,)"""
     agreed: Floats
@@ -47,7 +48,7 @@ class LayerAgreement:
     def __add__(self, other: "LayerAgreement") -> "LayerAgreement":
         return LayerAgreement(
             self.measure,
-            self.coverage + other.coverage,
+            tuple(a + b for a, b in zip(self.coverages, other.coverages, strict=True)),
             self.n + other.n,
             self.agreed + other.agreed,
             self.blind + other.blind,
@@ -58,14 +59,21 @@ class LayerAgreement:
 
 
 def measure_layer(
-    counts: ExpertCounts, heldout: Heldout, layer: Layer, documents: Documents, config: HypothesesConfig
+    counts: ExpertCounts, heldout: Heldout, layer: Layer, halvings: Sequence[Halving], config: HypothesesConfig
 ) -> Iterator[LayerAgreement]:
     """Score the token table, the global table and shuffled tables on the held-out decisions, by each measure."""
-    place = documents.place(heldout.document)
-    cluster, fold = documents.cluster[place], documents.fold[place]
+    first = halvings[0]
+    place = first.place(heldout.document)
+    cluster, fold, together = first.cluster[place], first.fold[place], np.zeros_like(place)
     types = len(counts.n)
 
-    test_cluster, together = documents.test_cluster[place], np.zeros_like(place)
+    def coverages(score: Floats) -> tuple[Coverage, ...]:
+        return tuple(
+            measure_coverage(
+                score, heldout.type_index, types, half.fold[place], half.test_cluster[place], half.test_clusters
+            )
+            for half in halvings
+        )
 
     table = fit_table(counts, layer.top_k, config.table_minimum_count)
     own = scores(heldout, table, layer.top_k)
@@ -79,15 +87,15 @@ def measure_layer(
             shuffled[measure].append(float(drawn[measure].sum()))
         score = drawn[config.h4.agreement_measure]
         shuffled_coverage.append(measure_coverage(score, heldout.type_index, types, fold, together, 1))
-    n = weighted_sums(cluster, np.ones(len(cluster)), documents.clusters)
+    n = weighted_sums(cluster, np.ones(len(cluster)), first.clusters)
     chance = _chances(layer)
     for measure in MEASURES:
         yield LayerAgreement(
             measure,
-            measure_coverage(own[measure], heldout.type_index, types, fold, test_cluster, documents.test_clusters),
+            coverages(own[measure]),
             n,
-            weighted_sums(cluster, own[measure], documents.clusters),
-            weighted_sums(cluster, blind[measure], documents.clusters),
+            weighted_sums(cluster, own[measure], first.clusters),
+            weighted_sums(cluster, blind[measure], first.clusters),
             chance[measure] * len(place),
             np.array(shuffled[measure]),
             tuple(shuffled_coverage) if measure == config.h4.agreement_measure else (),
@@ -104,17 +112,17 @@ def _chances(layer: Layer) -> dict[AgreementMeasure, float]:
 
 
 def agreement_curve(measured: LayerAgreement, layer: int | None, weights: Floats, config: HypothesesConfig) -> Curve:
-    """Trace coverage against agreement on the test half, from the best calibrated agreement down.
+    """Trace coverage against agreement on the test half of the first halving, from the best calibrated down.
 
     Parameters
     ----------
     measured : LayerAgreement
     layer : int or None
     weights : float array, shape (B, D)
-        Bootstrap weights of the clusters of test documents.
+        Bootstrap weights of the clusters of its test half.
     config : HypothesesConfig
     """
-    coverage = measured.coverage
+    coverage = measured.coverages[0]
     order = np.arange(BINS)[::-1]
     share = coverage.n.sum(axis=0)[order].cumsum()
     everything = share[-1]

@@ -1,5 +1,6 @@
 """The statistics of one run, read from the warehouse's tables into numpy arrays, a layer at a time."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -245,11 +246,24 @@ class RunData:
 
     @cached_property
     def heldout_documents(self) -> NDArray[np.int32]:
-        """Documents of the held-out trace, ascending."""
+        """Documents of the held-out trace, ascending, shape (D,)."""
         rows = self._query(
             "SELECT DISTINCT document FROM traces WHERE run = $run AND split = 'heldout' ORDER BY document"
         )
         return _column(rows, "document", np.int32)
+
+    @cached_property
+    def heldout_groups(self) -> NDArray[np.uint64]:
+        """Hash of the name of the group of each of ``heldout_documents``, shape (D,).
+
+        What belongs together (the docstrings and the code of a package) is halved and resampled together, as it was
+        split together. A document that the table ``documents`` does not know is a group of its own.
+        """
+        rows = self._query('SELECT document, "group" FROM documents WHERE run = $run')
+        names = dict(zip(rows["document"].to_pylist(), rows["group"].to_pylist(), strict=True))
+        keys = [f"group {names[d]}" if d in names else f"document {d}" for d in self.heldout_documents.tolist()]
+        digests = [hashlib.sha256(key.encode()).digest()[:8] for key in keys]
+        return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
 
     def heldout(self, layer: Layer) -> Heldout:
         """Held-out decisions of a layer, from the trace, in the trace's order.
@@ -281,7 +295,8 @@ class RunData:
         known = token_id < len(self._index)
         index = np.where(known, self._index[np.where(known, token_id, 0)], -1)
         kept = index >= 0
-        first = np.take_along_axis(experts, weights.argmax(axis=1)[:, None], axis=1)[:, 0]
+        heaviest = weights == weights.max(axis=1, keepdims=True)
+        first = np.where(heaviest, experts, np.iinfo(experts.dtype).max).min(axis=1)
         return Heldout(
             type_index=index[kept].astype(np.int32),
             document=_column(rows, "document", np.int32)[kept],

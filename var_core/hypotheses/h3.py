@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from var_core.config.hypotheses import HypothesesConfig
-from var_core.hypotheses.agreement import Documents, fit_global, fit_table, halve, scores
+from var_core.hypotheses.agreement import Halving, fit_global, fit_table, halve, scores
 from var_core.hypotheses.data import ExpertCounts, Floats, Ints, Layer, RunData, weighted_sums
 from var_core.hypotheses.nulls import load_only_counts
 from var_core.hypotheses.resampling import (
@@ -59,7 +59,7 @@ def h3_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
     Result
         Rows of each layer, then averaged over layers. Verdicts are still to be given.
     """
-    documents = halve(data.heldout_documents, config.seed)
+    documents = halve(data.heldout_documents, data.heldout_groups, config.seed)
     random = generator(config.seed, "H3", "documents")
     weights = bootstrap_weights(documents.clusters, config.bootstrap, random)
     gathered: dict[str, list[_Draws]] = {}
@@ -143,7 +143,7 @@ def _heldout_recall(
     layer: Layer,
     counts: ExpertCounts,
     top: Ints,
-    documents: Documents,
+    documents: Halving,
     weights: Floats,
     config: HypothesesConfig,
 ) -> tuple[_Draws, int, str]:
@@ -212,7 +212,7 @@ def _recall_row(
         layer=layer,
         measure="mean recall_at_k",
         statistic=finite(draws.statistic),
-        **interval_columns(interval, config.confidence, "bootstrap over documents"),
+        **interval_columns(interval, config.confidence, "bootstrap over groups of documents"),
         p=monte_carlo_p(draws.statistic, draws.null, "above"),
         p_below=config.false_discovery_rate,
         **null_columns(LABELS_NULL, draws.null),

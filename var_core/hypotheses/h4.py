@@ -1,12 +1,12 @@
 """H4: much of the text is eligible for the fast path."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from var_core.config.hypotheses import HypothesesConfig
-from var_core.hypotheses.agreement import Documents, halve
+from var_core.hypotheses.agreement import Coverage, Halving, halve
 from var_core.hypotheses.coverage import LayerAgreement, agreement_curve, measure_layer
 from var_core.hypotheses.data import Floats, Layer, RunData, TokenMoments
 from var_core.hypotheses.resampling import (
@@ -14,7 +14,9 @@ from var_core.hypotheses.resampling import (
     generator,
     jackknife_interval,
     monte_carlo_p,
+    percentile_interval,
     ratio_interval,
+    ratios,
 )
 from var_core.hypotheses.results import Curve, Result, Transfer, finite, interval_columns, null_columns
 from var_core.hypotheses.transfer import Transfers, measure_transfers
@@ -40,14 +42,18 @@ def h4_outcome(data: RunData, config: HypothesesConfig) -> H4Outcome:
 
     As stated: occurrences of types that are frequent and have a low mean router entropy. Corrected: the largest
     share of unseen text on which a token table agrees with the learned router at least as often as the target;
-    which types to cover is decided on one half of the held-out documents and measured on the other. Also the whole
+    which types to cover is decided on one half of the held-out documents and measured on the other, for several ways
+    of halving, because one document can weigh as much as the rest of the uncertainty. Also the whole
     curve, and what is left when the table comes from another domain.
     """
-    documents = halve(data.heldout_documents, config.seed)
+    halvings = [
+        halve(data.heldout_documents, data.heldout_groups, config.seed, repeat) for repeat in range(config.halvings)
+    ]
     random = generator(config.seed, "H4", "documents")
     weights = _Weights(
-        bootstrap_weights(documents.clusters, config.bootstrap, random),
-        bootstrap_weights(documents.test_clusters, config.bootstrap, random),
+        bootstrap_weights(halvings[0].clusters, config.bootstrap, random),
+        bootstrap_weights(halvings[0].test_clusters, config.bootstrap, random),
+        [bootstrap_weights(half.test_clusters, -(-config.bootstrap // config.halvings), random) for half in halvings],
     )
     results, curves = list(_stated_results(data, config)), []
     pooled: dict[str, LayerAgreement] = {}
@@ -55,16 +61,16 @@ def h4_outcome(data: RunData, config: HypothesesConfig) -> H4Outcome:
     pooled_transfers: Transfers | None = None
     for layer in data.layers:
         counts, heldout = data.expert_counts(layer), data.heldout(layer)
-        for measured in measure_layer(counts, heldout, layer, documents, config):
-            results += _agreement_results(measured, layer.layer, weights, documents, config)
+        for measured in measure_layer(counts, heldout, layer, halvings, config):
+            results += _agreement_results(measured, layer.layer, weights, halvings, config)
             curves.append(agreement_curve(measured, layer.layer, weights.tested, config))
             known = pooled.get(measured.measure)
             pooled[measured.measure] = measured if known is None else known + measured
-        moved = measure_transfers(data, heldout, layer, documents, config)
+        moved = measure_transfers(data, heldout, layer, halvings[0], config)
         transfers += moved.rows(layer.layer, config.h4.agreement_target)
         pooled_transfers = moved if pooled_transfers is None else pooled_transfers + moved
     for measured in pooled.values():
-        results += _agreement_results(measured, None, weights, documents, config)
+        results += _agreement_results(measured, None, weights, halvings, config)
         curves.append(agreement_curve(measured, None, weights.tested, config))
     if pooled_transfers is not None:
         transfers += pooled_transfers.rows(None, config.h4.agreement_target)
@@ -74,10 +80,14 @@ def h4_outcome(data: RunData, config: HypothesesConfig) -> H4Outcome:
 
 @dataclass(frozen=True)
 class _Weights:
-    """Bootstrap weights of clusters of documents, shape (B, D)."""
+    """Bootstrap weights of clusters of groups of documents, shape (B, D)."""
 
     everything: Floats
+    """of all held-out documents"""
     tested: Floats
+    """of the test half of the first halving"""
+    halves: list[Floats]
+    """of the test half of each halving; all resamples together are about as many"""
 
 
 def _stated_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
@@ -148,29 +158,75 @@ def _stated_row(part: _Stated, layer: int | None, config: HypothesesConfig) -> R
 
 
 def _agreement_results(
-    measured: LayerAgreement, layer: int | None, weights: _Weights, documents: Documents, config: HypothesesConfig
+    measured: LayerAgreement,
+    layer: int | None,
+    weights: _Weights,
+    halvings: Sequence[Halving],
+    config: HypothesesConfig,
 ) -> list[Result]:
     """Coverage at the target, the agreement realised there, and the agreement of whole tables."""
     return [
-        *_coverage_rows(measured, layer, weights.tested, documents, config),
+        *_coverage_rows(measured, layer, weights.halves, halvings, config),
         *_table_rows(measured, layer, weights.everything, config),
     ]
 
 
+@dataclass(frozen=True)
+class _Promise:
+    """Coverage at the target and the agreement realised there, one value a halving, and all their resamples."""
+
+    share: Floats
+    realised: Floats
+    promised: Floats
+    share_draws: Floats
+    realised_draws: Floats
+    covered: float
+    decisions: float
+
+
+def _keep_promise(coverages: Sequence[Coverage], weights: Sequence[Floats], target: float) -> _Promise:
+    """Choose the cut on each calibration half, and measure coverage and agreement on the test half."""
+    shares, realised, promised, share_draws, realised_draws, sizes = [], [], [], [], [], []
+    for coverage, drawn in zip(coverages, weights, strict=True):
+        cut = coverage.cut(target)
+        covered, agreed, everything = coverage.covered(cut)
+        shares.append(coverage.share(cut))
+        realised.append(agreed.sum() / covered.sum() if covered.sum() else np.nan)
+        promised.append(coverage.promise(np.array([cut]))[0])
+        share_draws.append(ratios(covered, everything, drawn))
+        realised_draws.append(ratios(agreed, covered, drawn))
+        sizes.append((covered.sum(), everything.sum()))
+    return _Promise(
+        np.array(shares),
+        np.array(realised),
+        np.array(promised),
+        np.concatenate(share_draws),
+        np.concatenate(realised_draws),
+        *np.mean(sizes, axis=0),
+    )
+
+
 def _coverage_rows(
-    measured: LayerAgreement, layer: int | None, weights: Floats, documents: Documents, config: HypothesesConfig
+    measured: LayerAgreement,
+    layer: int | None,
+    weights: Sequence[Floats],
+    halvings: Sequence[Halving],
+    config: HypothesesConfig,
 ) -> Iterator[Result]:
-    target, method = config.h4.agreement_target, "bootstrap over test documents"
-    cut = measured.coverage.cut(target)
-    covered, agreed, everything = measured.coverage.covered(cut)
-    realised = agreed.sum() / covered.sum() if covered.sum() else float("nan")
-    realised_interval = ratio_interval(agreed, covered, weights, config.confidence)
+    target = config.h4.agreement_target
+    method = f"bootstrap over groups of test documents, pooled over {len(halvings)} halvings"
+    promise = _keep_promise(measured.coverages, weights, target)
+    clusters = min(half.test_clusters for half in halvings)
+    share = float(promise.share.mean())
+    realised = float(promise.realised.mean())
+    realised_interval = percentile_interval(promise.realised_draws, clusters, config.confidence)
     broken = realised_interval is not None and realised_interval.high < target
     null = np.array([each.share(each.cut(target)) for each in measured.shuffled_coverage])
-    share = measured.coverage.share(cut)
     chosen = measured.measure == config.h4.agreement_measure
-    calibrated = len(documents.documents) - documents.tested
-    notes = [f"chosen on {calibrated} documents, measured on {documents.tested} others"]
+    notes = [
+        f"mean of {len(halvings)} halvings of {halvings[0].groups} groups of held-out documents, chosen on one half "
+        f"and measured on the other; from {promise.share.min():.3f} to {promise.share.max():.3f}"
+    ]
     if broken:
         notes.append(f"the agreement realised is below {target:g}, so the promise did not hold")
     yield Result(
@@ -180,11 +236,13 @@ def _coverage_rows(
         layer=layer,
         measure=f"coverage at {measured.measure} >= {target:g}",
         statistic=finite(share),
-        **interval_columns(ratio_interval(covered, everything, weights, config.confidence), config.confidence, method),
+        **interval_columns(
+            percentile_interval(promise.share_draws, clusters, config.confidence), config.confidence, method
+        ),
         p=monte_carlo_p(share, null, "above"),
         p_below=config.false_discovery_rate if chosen else None,
         **null_columns(LABELS_NULL, null),
-        n=int(everything.sum()),
+        n=round(promise.decisions),
         n_unit="decisions",
         threshold=config.h4.coverage_above,
         direction="above",
@@ -199,11 +257,9 @@ def _coverage_rows(
         measure=f"{measured.measure} of the covered",
         statistic=finite(realised),
         **interval_columns(realised_interval, config.confidence, method),
-        n=int(covered.sum()),
+        n=round(promise.covered),
         n_unit="decisions",
-        note=f"promised {measured.coverage.promise(np.array([cut]))[0]:.3f}, target {target:g}"
-        if covered.sum()
-        else "nothing is covered",
+        note=f"promised {promise.promised.mean():.3f}, target {target:g}" if promise.covered else "nothing is covered",
     )
 
 
@@ -225,7 +281,7 @@ def _table_rows(
             **interval_columns(
                 ratio_interval(agreed, measured.n, weights, config.confidence),
                 config.confidence,
-                "bootstrap over documents",
+                "bootstrap over groups of documents",
             ),
             p=monte_carlo_p(share, null, "above") if own else None,
             **(null_columns(LABELS_NULL, null) if own else {"null": GUESS_NULL, "null_mean": measured.chance / total}),

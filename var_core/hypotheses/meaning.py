@@ -1,12 +1,25 @@
 """What the verdicts mean, in sentences with the run's own numbers."""
 
-from var_core.hypotheses.results import HypothesisName, Result, Verdicts
+from var_core.hypotheses.results import CLAIMS, HypothesisName, Result, Verdicts
 
 
 def meaning(verdicts: Verdicts, name: HypothesisName) -> str:
     """Say what came out of a hypothesis, pooled over layers, in one or two sentences."""
     rows = [row for row in verdicts.results if row.hypothesis == name and row.layer is None]
     return {"H1": _entropy, "H2": _zipf, "H3": _consistency, "H4": _coverage}[name](rows)
+
+
+def meanings(verdicts: Verdicts) -> dict[HypothesisName, str]:
+    """Say for every hypothesis what it claims, the verdicts as stated and corrected, and what came out."""
+    said: dict[HypothesisName, str] = {}
+    for name, claim in CLAIMS.items():
+        forms: dict[str, list[str]] = {}
+        for row in verdicts.headline():
+            if row.hypothesis == name:
+                forms.setdefault(row.form, []).append(row.verdict)
+        outcome = "; ".join(f"{form}: {', '.join(dict.fromkeys(found))}" for form, found in forms.items())
+        said[name] = f"{name}, {claim} ({outcome}). {meaning(verdicts, name)}"
+    return said
 
 
 def _entropy(rows: list[Result]) -> str:

@@ -100,7 +100,7 @@ def ratio_interval(parts: Floats, wholes: Floats, weights: Floats, confidence: f
     Interval or None
         None when there are fewer than ``MINIMUM_CLUSTERS`` or some resample has nothing to divide by.
     """
-    return percentile_interval(_ratios(parts, wholes, weights), weights.shape[1], confidence)
+    return percentile_interval(ratios(parts, wholes, weights), weights.shape[1], confidence)
 
 
 def ratio_intervals(parts: Floats, wholes: Floats, weights: Floats, confidence: float) -> Floats:
@@ -120,10 +120,11 @@ def ratio_intervals(parts: Floats, wholes: Floats, weights: Floats, confidence: 
     if weights.shape[1] < MINIMUM_CLUSTERS:
         return np.full((2, parts.shape[1]), np.nan)
     levels = [(1 - confidence) / 2, (1 + confidence) / 2]
-    return np.asarray(np.quantile(_ratios(parts, wholes, weights), levels, axis=0))
+    return np.asarray(np.quantile(ratios(parts, wholes, weights), levels, axis=0))
 
 
-def _ratios(parts: Floats, wholes: Floats, weights: Floats) -> Floats:
+def ratios(parts: Floats, wholes: Floats, weights: Floats) -> Floats:
+    """Give sum(parts) / sum(wholes) in each resample; NaN where there is nothing to divide by."""
     above, below = weights @ parts, weights @ wholes
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
 

@@ -14,6 +14,7 @@ from var_core.hypotheses.h1 import h1_results
 from var_core.hypotheses.h2 import h2_results
 from var_core.hypotheses.h3 import h3_results
 from var_core.hypotheses.h4 import h4_outcome
+from var_core.hypotheses.meaning import meanings
 from var_core.hypotheses.multiplicity import judged
 from var_core.hypotheses.results import Verdicts, write_verdicts
 from var_core.hypotheses.text import report_text
@@ -24,7 +25,7 @@ _LIBRARIES = ("duckdb", "numpy", "powerlaw", "pyarrow", "scipy")
 def test_hypotheses(
     connection: duckdb.DuckDBPyConnection, run: str, config: HypothesesConfig, output: Path, code: str
 ) -> Verdicts:
-    """Test H1 to H4 on one run, and write ``verdicts.json``, ``verdicts.parquet`` and ``report.txt``.
+    """Test H1 to H4 on one run, and write ``verdicts.json``, ``verdicts.parquet``, ``report.txt`` and ``meaning.txt``.
 
     Parameters
     ----------
@@ -83,4 +84,5 @@ def test_hypotheses(
     )
     write_verdicts(verdicts, output)
     write_text(output / "report.txt", report_text(verdicts))
+    write_text(output / "meaning.txt", "\n\n".join(meanings(verdicts).values()) + "\n")
     return verdicts

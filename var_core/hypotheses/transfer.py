@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from var_core.config.hypotheses import AgreementMeasure, HypothesesConfig
-from var_core.hypotheses.agreement import MEASURES, Coverage, Documents, fit_table, measure_coverage, scores
+from var_core.hypotheses.agreement import MEASURES, Coverage, Halving, fit_table, measure_coverage, scores
 from var_core.hypotheses.data import Heldout, Layer, RunData
 from var_core.hypotheses.results import Transfer, finite
 
@@ -51,14 +51,14 @@ class Transfers:
 
 
 def measure_transfers(
-    data: RunData, heldout: Heldout, layer: Layer, documents: Documents, config: HypothesesConfig
+    data: RunData, heldout: Heldout, layer: Layer, halving: Halving, config: HypothesesConfig
 ) -> Transfers:
     """Score the table of each domain on the held-out decisions of each domain.
 
     The cut of a source is calibrated on the source's own calibration documents, as someone would who has only that
     domain, and tested on the target's test documents.
     """
-    fold = documents.fold[documents.place(heldout.document)]
+    fold = halving.fold[halving.place(heldout.document)]
     together = np.zeros(len(fold), dtype=np.int64)
     result = Transfers({}, {}, {})
     for source_index, source in enumerate(data.domains):

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from var_core.files import read_json, write_text
+from var_core.hypotheses.meaning import meanings
 from var_core.hypotheses.results import Verdicts, read_verdicts
-from var_core.report.table import as_csv, as_markdown, claims, number
+from var_core.report.table import as_csv, as_markdown, number
 
 
 def write_summary(verdicts: Path, manifest: Path, training: Path | None, output: Path) -> None:
@@ -26,7 +27,7 @@ def write_summary(verdicts: Path, manifest: Path, training: Path | None, output:
     rows = results.headline()
     sections = [
         f"# {results.run}",
-        claims(),
+        *meanings(results).values(),
         "## Verdicts",
         "Pooled over layers; intervals are at "
         f"{100 * (rows[0].confidence or 0.95):.0f} % confidence, *null* is the same statistic where there is nothing "

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from var_core.hypotheses.results import CLAIMS, Result
+from var_core.hypotheses.results import Result
 
 HEADER = ("hypothesis", "form", "test", "statistic", "interval", "threshold", "null", "n", "verdict")
 
@@ -52,8 +52,3 @@ def as_csv(rows: Sequence[Result]) -> str:
     writer.writeheader()
     writer.writerows(row.model_dump() for row in rows)
     return stream.getvalue()
-
-
-def claims() -> str:
-    """The four hypotheses in words, a Markdown list."""
-    return "\n".join(f"* **{name}**: {claim}." for name, claim in CLAIMS.items())

@@ -25,6 +25,12 @@ COMMENT ON COLUMN layers.path IS 'Path of the experts module inside the model.';
 COMMENT ON COLUMN layers.experts IS 'E, experts of this layer.';
 COMMENT ON COLUMN layers.top_k IS 'k, experts that this layer chooses for a token.';
 
+COMMENT ON TABLE documents IS 'A row a document of a run''s corpus, without its text.';
+COMMENT ON COLUMN documents.document IS 'Number of the document, as in traces; together with run the key.';
+COMMENT ON COLUMN documents.name IS 'Name of the document.';
+COMMENT ON COLUMN documents."group" IS 'What it belongs to (a package, a file); all documents of a group are in one split, and are resampled together.';
+COMMENT ON COLUMN documents.split IS 'train, capture or heldout.';
+
 COMMENT ON TABLE tokens IS 'A row a token id of a run''s vocabulary, also of those that never occur.';
 COMMENT ON COLUMN tokens.token_id IS 'Token id; together with run the key.';
 COMMENT ON COLUMN tokens.token IS 'Text of the token as a reader would see it.';

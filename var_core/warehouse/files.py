@@ -1,6 +1,6 @@
 """Where the files of a run are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class RunFiles:
         ``verdicts.parquet`` of the hypotheses stage, where it has run.
     shard_expert_counts : mapping of str to tuple of Path, optional
         As `shard_token_stats`, for expert counts.
+    documents : Path or None, optional
+        The corpus's ``documents.parquet``, where it is there.
     """
 
     run: str
@@ -49,9 +51,17 @@ class RunFiles:
     training: Path | None
     verdicts: Path | None
     shard_expert_counts: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    documents: Path | None = None
 
     @classmethod
-    def in_results(cls, results: Path, model: str, corpus: str, shards: Mapping[str, int] | None = None) -> "RunFiles":
+    def in_results(
+        cls,
+        results: Path,
+        model: str,
+        corpus: str,
+        shards: Mapping[str, int] | None = None,
+        traced: Collection[str] | None = None,
+    ) -> "RunFiles":
         """Find the files of a run in a results folder.
 
         Parameters
@@ -64,6 +74,9 @@ class RunFiles:
             Split -> number of shards. Without it, the number is what the provenance of the merged statistics
             says, or, where they are not there yet, the number of files. Exactly these shards are named, and
             files of further ones, left by an earlier configuration with more shards, are passed over.
+        traced : collection of str, optional
+            Splits that keep a trace; traces of others, left by an earlier configuration, are passed over. Without
+            it, the splits with trace files.
 
         Returns
         -------
@@ -74,6 +87,7 @@ class RunFiles:
         folder = results / model / corpus
         trained = results / "models" / model / "training.csv"
         verdicts = folder / "hypotheses" / "verdicts.parquet"
+        documents = results / "corpora" / corpus / "documents.parquet"
 
         numbers = {
             split: shards[split] if shards else _merged_shards(folder / "statistics" / split)
@@ -88,7 +102,10 @@ class RunFiles:
             model=model,
             corpus=corpus,
             statistics={split: folder / "statistics" / split for split in _COUNTED_SPLITS},
-            traces=captured(TRACE_KIND),
+            traces={
+                split: paths if traced is None or split in traced else ()
+                for split, paths in captured(TRACE_KIND).items()
+            },
             shard_token_stats=captured("token_stats"),
             vocabulary=folder / "corpus" / "vocabulary.parquet",
             corpus_manifest=folder / "corpus" / "manifest.json",
@@ -96,6 +113,7 @@ class RunFiles:
             training=trained if trained.exists() else None,
             verdicts=verdicts if verdicts.exists() else None,
             shard_expert_counts=captured("expert_counts"),
+            documents=documents if documents.exists() else None,
         )
 
     def statistics_file(self, split: str, kind: str) -> Path:

@@ -84,6 +84,12 @@ def load_small(connection: Connection, files: RunFiles, provenance: Mapping[str,
     _load_layers(connection, files.run, next(iter(provenance.values())))
     _load_tokens(connection, files)
     _load_run(connection, files, provenance, code)
+    if files.documents is not None:
+        connection.execute(
+            'INSERT INTO documents SELECT $run, document, name, "group", domain, split '
+            f"FROM read_parquet({literal(str(files.documents))}) ORDER BY document",
+            {"run": files.run},
+        )
     if files.training is not None:
         rows = connection.read_csv(str(files.training))
         _load_open_table(connection, files.run, "training", files.training, rows)

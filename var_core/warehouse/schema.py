@@ -8,6 +8,7 @@ TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "runs": (),
     "layers": ("layer",),
     "tokens": ("token_id",),
+    "documents": ("document",),
     "decisions": ("split", "domain", "layer"),
     "token_stats": ("split", "domain", "layer", "token_id"),
     "expert_counts": ("split", "domain", "layer", "token_id", "expert"),

@@ -39,6 +39,15 @@ CREATE TABLE tokens (
     heldout_count  BIGINT NOT NULL
 );
 
+CREATE TABLE documents (
+    run       VARCHAR NOT NULL,
+    document  INTEGER NOT NULL,
+    name      VARCHAR NOT NULL,
+    "group"   VARCHAR NOT NULL,
+    domain    VARCHAR NOT NULL,
+    split     VARCHAR NOT NULL
+);
+
 CREATE TABLE decisions (
     run        VARCHAR NOT NULL,
     split      VARCHAR NOT NULL,
