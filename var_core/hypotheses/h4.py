@@ -173,7 +173,7 @@ def _agreement_results(
 
 @dataclass(frozen=True)
 class _Promise:
-    """Coverage at the target and the agreement realised there, one value a halving, and all their resamples."""
+    """Coverage at the target, one value a halving, what was promised and realised there, and all resamples."""
 
     share: Floats
     realised: Floats
@@ -191,17 +191,18 @@ def _keep_promise(coverages: Sequence[Coverage], weights: Sequence[Floats], targ
         cut = coverage.cut(target)
         covered, agreed, everything = coverage.covered(cut)
         shares.append(coverage.share(cut))
-        realised.append(agreed.sum() / covered.sum() if covered.sum() else np.nan)
-        promised.append(coverage.promise(np.array([cut]))[0])
         share_draws.append(ratios(covered, everything, drawn))
-        realised_draws.append(ratios(agreed, covered, drawn))
         sizes.append((covered.sum(), everything.sum()))
+        if covered.sum():  # where a halving covers nothing, nothing was promised
+            realised.append(agreed.sum() / covered.sum())
+            promised.append(coverage.promise(np.array([cut]))[0])
+            realised_draws.append(ratios(agreed, covered, drawn))
     return _Promise(
         np.array(shares),
         np.array(realised),
         np.array(promised),
         np.concatenate(share_draws),
-        np.concatenate(realised_draws),
+        np.concatenate(realised_draws) if realised_draws else np.full(1, np.nan),
         *np.mean(sizes, axis=0),
     )
 
@@ -218,7 +219,7 @@ def _coverage_rows(
     promise = _keep_promise(measured.coverages, weights, target)
     clusters = min(half.test_clusters for half in halvings)
     share = float(promise.share.mean())
-    realised = float(promise.realised.mean())
+    realised = float(promise.realised.mean()) if len(promise.realised) else float("nan")
     realised_interval = percentile_interval(promise.realised_draws, clusters, config.confidence)
     broken = realised_interval is not None and realised_interval.high < target
     null = np.array([each.share(each.cut(target)) for each in measured.shuffled_coverage])
