@@ -249,3 +249,13 @@ def test_every_ready_query_runs_on_the_real_database(project):
         command = [*program, title]
         result = subprocess.run(command, cwd=project.folder, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
+
+
+def test_every_verdict_can_be_made_again_from_the_database_alone(project):
+    """As the tutorial says, run by run, to the last digit."""
+    page = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+    program = page.split("```python\n")[1].split("```")[0].replace("demo-moe/python-stdlib", "tiny/topics")
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=project.folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert result.stdout.split()[-1:] == ["True"], result.stdout + result.stderr
