@@ -1,4 +1,4 @@
-"""Intervals and p-values by resampling: jackknife over shards, bootstrap over documents, Monte Carlo nulls."""
+"""Intervals and p-values by resampling: jackknife over shards, bootstrap over groups, Monte Carlo nulls."""
 
 import hashlib
 from typing import Literal, NamedTuple

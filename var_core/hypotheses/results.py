@@ -143,7 +143,7 @@ class Curve(Record):
     agreement: tuple[float | None, ...]
     """agreement with the learned router over those"""
     low: tuple[float | None, ...]
-    """lower end of its interval (bootstrap over documents)"""
+    """lower end of its interval (bootstrap over groups of documents, of one way of halving them)"""
     high: tuple[float | None, ...]
     """upper end of its interval"""
     promised: tuple[float | None, ...]
