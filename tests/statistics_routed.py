@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import torch
 
-from var_core.routing.recorder import RoutedBatch
+from var_core.routing.batch import RoutedBatch
 
 
 def random_decisions(seed, sequences=3, length=10, layers=3, experts=6, k=2, vocabulary=20, dtype=torch.float32):

@@ -20,7 +20,7 @@ from var_core.figures.style import styled
 from var_core.hypotheses.results import read_verdicts
 from var_core.hypotheses.run import test_hypotheses as run_hypotheses
 from var_core.parquet import write_table
-from var_core.routing.recorder import RoutedBatch
+from var_core.routing.batch import RoutedBatch, RouterLayout
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.statistics.merge import merge_tables
 from var_core.statistics.tables import SCHEMAS
@@ -119,7 +119,9 @@ class Simulation:
         weights, experts = logits.softmax(-1).topk(self.top_k)
         routed = RoutedBatch(logits, experts, weights)
         document = np.repeat(sequence[:, None], LENGTH, axis=1)
-        accumulator = Accumulator(self.layers, self.vocabulary, self.experts, torch.device("cpu"))
+        accumulator = Accumulator(
+            RouterLayout.uniform(self.layers, self.experts, 2), self.vocabulary, torch.device("cpu")
+        )
         batch = TokenBatch.from_sequences(torch.from_numpy(tokens), torch.from_numpy(document))
         quantities = accumulator.update(batch, routed, 0)
         return accumulator.tables(domain), trace_rows(sequence, tokens, document, domain, routed, quantities)

@@ -4,8 +4,9 @@ import torch
 from moe_models import VOCABULARY, build_model
 from var_core.config.models import Expectation
 from var_core.errors import VarError
+from var_core.routing.batch import RoutedBatch
 from var_core.routing.checks import check_documents_are_isolated, check_expectation, check_softmax_scoring
-from var_core.routing.recorder import Recorder, RoutedBatch
+from var_core.routing.recorder import Recorder
 from var_core.routing.sites import find_sites
 
 

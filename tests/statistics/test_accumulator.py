@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from statistics_routed import by_the_book, random_decisions
 from var_core.errors import VarError
-from var_core.routing.recorder import RoutedBatch
+from var_core.routing.batch import RoutedBatch, RouterLayout
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 
 CPU = torch.device("cpu")
 
 
 def accumulate(batches, layers=3, vocabulary=20, experts=6):
-    accumulator = Accumulator(layers, vocabulary, experts, CPU)
+    accumulator = Accumulator(RouterLayout.uniform(layers, experts, 2), vocabulary, CPU)
     for index, (tokens, document, batch) in enumerate(batches):
         accumulator.update(TokenBatch.from_sequences(tokens, document), batch, index)
     return accumulator
@@ -56,7 +56,7 @@ def test_every_statistic_is_what_the_definition_says(seed, k, layers):
 
 def test_moments_do_not_cancel():
     """The sum-of-squares formula loses all digits when the mean is large against the spread; Welford does not."""
-    accumulator = Accumulator(1, 1, 3, CPU)
+    accumulator = Accumulator(RouterLayout.uniform(1, 3, 2), 1, CPU)
     logits = torch.tensor([[[0.0, 0.0, 1e-3], [0.0, 0.0, 1.001e-3]]] * 1)
     for index in range(1000):
         batch = RoutedBatch(logits, torch.tensor([[[2], [2]]]), torch.ones(1, 2, 1))
@@ -75,7 +75,7 @@ def test_half_precision_entropy_is_finite_and_right():
     for dtype, tolerance in ((torch.float16, 1e-4), (torch.bfloat16, 1e-4)):
         batch = RoutedBatch(logits.to(dtype), torch.tensor([[[0, 3]]]), torch.tensor([[[0.9, 0.1]]]).to(dtype))
         tokens = TokenBatch.from_sequences(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1))
-        accumulator = Accumulator(1, 1, 4, CPU)
+        accumulator = Accumulator(RouterLayout.uniform(1, 4, 2), 1, CPU)
         accumulator.update(tokens, batch, 0)
         row = accumulator.tables("d")["token_stats"].to_pylist()[0]
         p = torch.softmax(logits.double(), -1)[0, 0]
@@ -134,7 +134,7 @@ def test_state_continues_where_it_was_saved():
     whole = accumulate(decisions)
     half = accumulate(decisions[:2])
     saved = {name: tensor.clone() for name, tensor in half.state().items()}
-    resumed = Accumulator(3, 20, 6, CPU)
+    resumed = Accumulator(RouterLayout.uniform(3, 6, 2), 20, CPU)
     resumed.load_state(saved)
     for index in (2, 3):
         tokens, document, batch = decisions[index]
@@ -145,11 +145,13 @@ def test_state_continues_where_it_was_saved():
 
 def test_state_of_another_model_is_refused():
     with pytest.raises(VarError, match="does not have the shape of this model"):
-        Accumulator(3, 20, 6, CPU).load_state(Accumulator(3, 20, 8, CPU).state())
+        Accumulator(RouterLayout.uniform(3, 6, 2), 20, CPU).load_state(
+            Accumulator(RouterLayout.uniform(3, 8, 2), 20, CPU).state()
+        )
 
 
 def test_state_bytes_is_what_the_state_takes():
-    accumulator = Accumulator(5, 300, 7, CPU)
+    accumulator = Accumulator(RouterLayout.uniform(5, 7, 2), 300, CPU)
     held = sum(tensor.numel() * tensor.element_size() for tensor in accumulator.state().values())
     assert Accumulator.state_bytes(5, 300, 7) == pytest.approx(held, rel=0.01)
 

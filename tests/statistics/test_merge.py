@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statistics_routed import random_decisions
+from var_core.routing.batch import RouterLayout
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.statistics.merge import merge_tables
 from var_core.statistics.tables import KEY_COLUMNS, QUANTITIES, SCHEMAS
@@ -18,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def tables_of(decisions, domain="d"):
-    accumulator = Accumulator(3, 20, 6, CPU)
+    accumulator = Accumulator(RouterLayout.uniform(3, 6, 2), 20, CPU)
     for index, (tokens, document, batch) in enumerate(decisions):
         accumulator.update(TokenBatch.from_sequences(tokens, document), batch, index)
     return accumulator.tables(domain)

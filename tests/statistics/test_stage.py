@@ -6,13 +6,14 @@ import torch
 from statistics_routed import random_decisions
 from var_core.errors import VarError
 from var_core.parquet import read_provenance, write_table
+from var_core.routing.batch import RouterLayout
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.statistics.stage import merge_shards
 from var_core.statistics.tables import SCHEMAS
 
 
 def write_shard(folder, shard, shards=3, plan="p"):
-    accumulator = Accumulator(3, 20, 6, torch.device("cpu"))
+    accumulator = Accumulator(RouterLayout.uniform(3, 6, 2), 20, torch.device("cpu"))
     tokens, document, batch = random_decisions(shard)
     accumulator.update(TokenBatch.from_sequences(tokens, document), batch, 0)
     provenance = {

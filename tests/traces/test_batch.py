@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from statistics_routed import random_decisions
-from var_core.routing.recorder import RoutedBatch
+from var_core.routing.batch import RoutedBatch
 from var_core.statistics.quantities import decision_quantities
 from var_core.traces.batch import trace_rows
 from var_core.traces.schema import TRACE

@@ -195,6 +195,7 @@ class SimulatedRun:
             "layer": layer,
             "tokens": len(some.token),
             "nonfinite": 0,
+            "dropped": 0,
             "pairs": int(follows.sum()),
             "first_repeats": int((first[layer, :-1] == first[layer, 1:])[follows].sum()),
             "any_repeats": int((common > 0).sum()),

@@ -10,6 +10,7 @@ import torch
 from statistics_routed import random_decisions
 from var_core.corpus.schema import VOCABULARY
 from var_core.parquet import write_table
+from var_core.routing.batch import RouterLayout
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.statistics.merge import merge_tables
 from var_core.statistics.stage import merge_shards
@@ -37,7 +38,7 @@ def write_shard(folder, split, shard):
         tokens, document, batch = random_decisions(1000 * shard + index + (split == "heldout") * 77)
         if domain == "a":
             batch.logits[1, 3:5] = torch.nan
-        accumulator = Accumulator(3, 20, 6, torch.device("cpu"))
+        accumulator = Accumulator(RouterLayout.uniform(3, 6, 2), 20, torch.device("cpu"))
         quantities = accumulator.update(TokenBatch.from_sequences(tokens, document), batch, index)
         sequence = np.arange(3) + 3 * index + 6 * shard
         traces.append(trace_rows(sequence, tokens.numpy(), document.numpy(), domain, batch, quantities))

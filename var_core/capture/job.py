@@ -18,8 +18,9 @@ from var_core.corpus.shards import TokenShard, position_ids, read_token_shard
 from var_core.errors import VarError
 from var_core.models.loading import LoadedModel, load_base_model
 from var_core.progress import Progress as ProgressBar
+from var_core.routing.batch import RoutedBatch, RouterLayout
 from var_core.routing.checks import check_documents_are_isolated, check_expectation, check_softmax_scoring
-from var_core.routing.recorder import Recorder, RoutedBatch
+from var_core.routing.recorder import Recorder
 from var_core.routing.sites import Site, find_sites
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.traces.batch import trace_rows
@@ -154,9 +155,8 @@ class _Job:
             versions={name: importlib.metadata.version(name) for name in ("torch", "transformers")},
             content=tokens.provenance["content"],
         )
-        self._accumulator = Accumulator(
-            len(self._sites), loaded.vocabulary, self._sites[0].number_of_experts, self._device, config.seed
-        )
+        layout = RouterLayout.uniform(len(self._sites), self._sites[0].number_of_experts, top_k)
+        self._accumulator = Accumulator(layout, loaded.vocabulary, self._device, config.seed)
 
     def run(self) -> None:
         """Capture all batches that are left and write the final files."""

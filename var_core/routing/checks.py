@@ -5,7 +5,7 @@ from torch import nn
 
 from var_core.config.models import Expectation
 from var_core.errors import VarError
-from var_core.routing.recorder import RoutedBatch
+from var_core.routing.batch import RoutedBatch
 from var_core.routing.sites import Site
 
 _RELATIVE_ERROR = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -22,6 +22,7 @@ def check_softmax_scoring(sites: tuple[Site, ...], batch: RoutedBatch) -> None:
     VarError
         If a layer scores otherwise, naming it.
     """
+    assert batch.logits is not None and batch.weights is not None
     probabilities = torch.softmax(batch.logits.double(), dim=-1).gather(-1, batch.experts)
     weights = batch.weights.double()
     expected = probabilities / probabilities.sum(-1, keepdim=True)

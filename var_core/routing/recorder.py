@@ -1,7 +1,6 @@
 """Reading routing decisions from a running model, without changing what it computes."""
 
 import inspect
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -9,26 +8,8 @@ import torch
 from torch import nn
 
 from var_core.errors import VarError
+from var_core.routing.batch import RoutedBatch
 from var_core.routing.sites import Site, logits_of
-
-
-@dataclass(frozen=True)
-class RoutedBatch:
-    """The decisions of one forward pass, for L layers, T tokens, E experts, k chosen.
-
-    Attributes
-    ----------
-    logits : torch.Tensor
-        Router logits, [L, T, E], in the model's precision.
-    experts : torch.Tensor
-        Experts that the experts module was given, int64 [L, T, k], in its order.
-    weights : torch.Tensor
-        Weights that it was given, [L, T, k].
-    """
-
-    logits: torch.Tensor
-    experts: torch.Tensor
-    weights: torch.Tensor
 
 
 class Recorder:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from var_core.errors import VarError
-from var_core.routing.recorder import RoutedBatch
+from var_core.routing.batch import RoutedBatch, RouterLayout
 from var_core.statistics.quantities import Quantities, decision_quantities, first_choice
 from var_core.statistics.tables import (
     EXPERT_COUNTS,
@@ -56,15 +56,25 @@ class Accumulator:
 
     Parameters
     ----------
-    layers, vocabulary, experts : int
-        L, V, E.
+    layout : RouterLayout
+        L layers, E experts.
+    vocabulary : int
+        V.
     device : torch.device
         Where the state lives and batches are reduced.
     seed : int, optional
         Seed of the within-sequence shuffle behind ``next_first_shuffled``.
     """
 
-    def __init__(self, layers: int, vocabulary: int, experts: int, device: torch.device, seed: int = 0) -> None:
+    def __init__(
+        self,
+        layout: RouterLayout,
+        vocabulary: int,
+        device: torch.device,
+        seed: int = 0,
+        max_state_bytes: int | None = None,
+    ) -> None:
+        layers, experts = len(layout), layout.experts
         self.layers, self.vocabulary, self.experts = layers, vocabulary, experts
         self.device, self.seed = device, seed
         whole, real = torch.int64, torch.float64
@@ -113,6 +123,10 @@ class Accumulator:
         for tensor in self._state.values():
             tensor.zero_()
 
+    def has_room(self, token_ids: torch.Tensor) -> bool:
+        """Whether a batch of these tokens fits into the state; if not, put the tables on disk and reset first."""
+        return True
+
     def update(self, tokens: TokenBatch, batch: RoutedBatch, shuffle_index: int) -> Quantities:
         """Count a batch.
 
@@ -131,12 +145,13 @@ class Accumulator:
         Quantities
             Of the batch's decisions, for the trace.
         """
+        assert batch.logits is not None and batch.weights is not None
         quantities = decision_quantities(batch.logits, batch.experts)
         finite = quantities.finite
         first = first_choice(batch.experts, batch.weights)
         self._state["tokens"] += finite.sum(dim=1)
         self._state["nonfinite"] += (~finite).sum(dim=1)
-        self._count_tokens(tokens, batch, quantities, first)
+        self._count_tokens(tokens, batch, batch.weights, quantities, first)
         multi_hot = torch.zeros(
             (self.layers, len(tokens.token_ids), self.experts), dtype=torch.float32, device=self.device
         )
@@ -147,7 +162,12 @@ class Accumulator:
         return quantities
 
     def _count_tokens(
-        self, tokens: TokenBatch, batch: RoutedBatch, quantities: Quantities, first: torch.Tensor
+        self,
+        tokens: TokenBatch,
+        batch: RoutedBatch,
+        weights: torch.Tensor,
+        quantities: Quantities,
+        first: torch.Tensor,
     ) -> None:
         """Update the per-token moments and expert counts; only rows of tokens in the batch are touched."""
         state, L, E = self._state, self.layers, self.experts
@@ -172,11 +192,11 @@ class Accumulator:
 
         k = batch.experts.shape[-1]
         slot = (cell[:, None] * E + batch.experts.flatten(0, 1)[kept]).flatten()
-        weights = batch.weights.flatten(0, 1)[kept].flatten().double()
+        given = weights.flatten(0, 1)[kept].flatten().double()
         assert slot.numel() == cell.numel() * k
         shape = (L, U, E)
         state["token_chosen"][:, present] += torch.bincount(slot, minlength=L * U * E).view(shape)
-        state["token_weight_sum"][:, present] += torch.bincount(slot, weights, minlength=L * U * E).view(shape)
+        state["token_weight_sum"][:, present] += torch.bincount(slot, given, minlength=L * U * E).view(shape)
         top = cell * E + first.flatten()[kept]
         state["token_first"][:, present] += torch.bincount(top, minlength=L * U * E).view(shape)
 

@@ -24,14 +24,10 @@ TOKEN_STATS = pa.schema(
         pa.field("layer", pa.int16(), nullable=False),
         pa.field("token_id", pa.int32(), nullable=False),
         pa.field("n", pa.int64(), nullable=False),
-        *(
-            pa.field(f"{quantity}_{moment}", pa.float64(), nullable=False)
-            for quantity in QUANTITIES
-            for moment in ("mean", "m2")
-        ),
+        *(pa.field(f"{quantity}_{moment}", pa.float64()) for quantity in QUANTITIES for moment in ("mean", "m2")),
     ]
 )
-"""A row a (domain, layer, token id): occurrences and moments."""
+"""A row a (domain, layer, token id): occurrences and moments (null where logits were not recorded)."""
 
 EXPERT_COUNTS = pa.schema(
     [
@@ -40,13 +36,14 @@ EXPERT_COUNTS = pa.schema(
         pa.field("token_id", pa.int32(), nullable=False),
         pa.field("expert", pa.int16(), nullable=False),
         pa.field("chosen", pa.int64(), nullable=False),
-        pa.field("first", pa.int64(), nullable=False),
-        pa.field("weight_sum", pa.float64(), nullable=False),
+        pa.field("first", pa.int64()),
+        pa.field("weight_sum", pa.float64()),
     ]
 )
-"""A row a (domain, layer, token id, expert) with ``chosen`` > 0: times chosen, times first, sum of weights."""
+"""A row a (domain, layer, token id, expert) with ``chosen`` > 0: times chosen, times first, sum of weights
+(the last two null where weights were not recorded)."""
 
-LAYER_COUNT_COLUMNS = ("tokens", "nonfinite", "pairs", "first_repeats", "any_repeats", "slot_overlaps")
+LAYER_COUNT_COLUMNS = ("tokens", "nonfinite", "dropped", "pairs", "first_repeats", "any_repeats", "slot_overlaps")
 """Whole-number columns of ``layer_stats``."""
 
 EXPERT_VECTOR_COLUMNS = ("chosen", "first")
@@ -60,19 +57,21 @@ LAYER_STATS = pa.schema(
         pa.field("domain", pa.string(), nullable=False),
         pa.field("layer", pa.int16(), nullable=False),
         *(pa.field(name, pa.int64(), nullable=False) for name in LAYER_COUNT_COLUMNS),
-        *(pa.field(name, pa.list_(pa.int64()), nullable=False) for name in EXPERT_VECTOR_COLUMNS),
-        pa.field("weight_sum", pa.list_(pa.float64()), nullable=False),
+        pa.field("chosen", pa.list_(pa.int64()), nullable=False),
+        pa.field("first", pa.list_(pa.int64())),
+        pa.field("weight_sum", pa.list_(pa.float64())),
         *(pa.field(name, pa.list_(pa.int64())) for name in EXPERT_MATRIX_COLUMNS),
     ]
 )
 """A row a (domain, layer).
 
-``tokens`` decisions counted; ``nonfinite`` decisions left out because a logit was NaN or infinite; ``pairs``
-consecutive tokens of one document within one sequence, and of these ``first_repeats``, ``any_repeats`` and the
-summed size of the intersections ``slot_overlaps``; ``coactivation[i * E + j]`` decisions that chose both i and j
-(the diagonal is ``chosen``); ``next_*[i * E + j]`` decisions with i at this layer and j at the next one, for all
-chosen pairs, for the first choices, and for the first choices with the next layer's shuffled within the sequence
-(null at the last layer).
+``tokens`` decisions counted; ``nonfinite`` decisions left out because a logit was NaN or infinite; ``dropped``
+decisions that gave the token to no expert, left out too; ``pairs`` consecutive tokens of one document within one
+sequence, and of these ``first_repeats``, ``any_repeats`` and the summed size of the intersections
+``slot_overlaps``; ``coactivation[i * E + j]`` decisions that chose both i and j (the diagonal is ``chosen``; E is
+the layer's own); ``next_*[i * E + j]`` decisions with i at this layer and j at the next one (E is the next one's),
+for all chosen pairs, for the first choices, and for the first choices with the next layer's shuffled within the
+sequence (null at the last layer). What needs weights, order or text that was not recorded is null.
 """
 
 SCHEMAS = {"token_stats": TOKEN_STATS, "expert_counts": EXPERT_COUNTS, "layer_stats": LAYER_STATS}

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from var_core.routing.recorder import RoutedBatch
+from var_core.routing.batch import RoutedBatch
 from var_core.statistics.quantities import Quantities
 from var_core.statistics.tables import QUANTITIES
 from var_core.traces.schema import TRACE
@@ -35,6 +35,7 @@ def trace_rows(
     quantities : Quantities
         Of the same decisions.
     """
+    assert batch.weights is not None
     layers, _, k = batch.experts.shape
     length = input_ids.shape[1]
     kept = quantities.finite.T.reshape(-1).cpu().numpy()
