@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 
 from var_core.routing.batch import RoutedBatch, RouterLayout
-from var_core.statistics.quantities import decision_quantities, finite_decisions, multi_hot
+from var_core.statistics.quantities import decision_quantities, multi_hot, router_probabilities
 from var_core.statistics.tables import SCHEMAS
 
 
@@ -59,8 +59,9 @@ def quantities_of(batch, layout=None):
     """What :meth:`Accumulator.update` returns for a batch."""
     layers, _, experts = batch.logits.shape
     layout = layout or RouterLayout.uniform(layers, experts, batch.experts.shape[-1])
-    finite = finite_decisions(batch.logits, layout)
-    return decision_quantities(batch.logits, batch.experts, multi_hot(batch.experts, experts, finite), finite, layout)
+    probabilities = router_probabilities(batch.logits, layout)
+    hot = multi_hot(batch.experts, experts, probabilities.finite)
+    return decision_quantities(probabilities, batch.experts, hot)
 
 
 def assert_equal_within_rounding(kind, left, right):

@@ -15,10 +15,11 @@ from var_core.routing.batch import RoutedBatch, RouterLayout
 from var_core.statistics.layer_state import LayerState
 from var_core.statistics.quantities import (
     Quantities,
+    RouterProbabilities,
     decision_quantities,
-    finite_decisions,
     first_choice,
     multi_hot,
+    router_probabilities,
 )
 from var_core.statistics.tables import SCHEMAS
 from var_core.statistics.token_state import TokenState
@@ -147,32 +148,42 @@ class Accumulator:
             If the batch alone has more token ids than fit into the limit; nothing is counted then.
         """
         assert (batch.logits is not None) == self._logits and (batch.weights is not None) == self._weights
-        width = self.layout.experts
         rows = self._tokens.rows_of(self._ids(tokens, batch))
-        finite = self._finite(batch)
-        # Empty slots come last, so the first one says whether the token went anywhere.
-        kept = finite & (batch.experts[..., 0] < width)
-        first = None if batch.weights is None else first_choice(batch.experts, batch.weights, width)
-        paired = tokens.continues[:-1] & kept[:, :-1] & kept[:, 1:]
-        self._layers.add_decisions(finite, kept)
-        if first is not None:
-            self._count_next_first(tokens.sequences, first, kept, shuffle_index)
-        parts: list[Quantities] = []
+        first = None if batch.weights is None else first_choice(batch.experts, batch.weights, self.layout.experts)
+        masks, parts = [], []
         last: torch.Tensor | None = None
         for layers in self._blocks(len(rows)):
-            experts = batch.experts[layers]
-            weights, own_first = (None, None) if first is None else (batch.weights[layers], first[layers])  # type: ignore[index]
-            hot = multi_hot(experts, width, kept[layers])
-            self._tokens.add_experts(layers.start, rows, experts, weights, own_first, kept[layers])
+            experts, probabilities, finite, kept = self._kept(batch, layers)
+            hot = multi_hot(experts, self.layout.experts, kept)
+            weights = None if batch.weights is None else batch.weights[layers]
+            own_first = None if first is None else first[layers]
+            paired = tokens.continues[:-1] & kept[:, :-1] & kept[:, 1:]
+            self._tokens.add_experts(layers.start, rows, experts, weights, own_first, kept)
+            self._layers.add_decisions(layers.start, finite, kept)
             self._layers.add_pairs_of_experts(layers.start, hot, last)
-            self._layers.add_repeats(layers.start, hot, own_first, paired[layers])
+            self._layers.add_repeats(layers.start, hot, own_first, paired)
+            masks.append(kept)
+            if probabilities is not None:
+                parts.append(decision_quantities(probabilities, experts, hot))
             last = hot[-1:]
-            if batch.logits is not None:
-                shape = RouterLayout(self.layout.layers[layers])
-                parts.append(decision_quantities(batch.logits[layers], experts, hot, finite[layers], shape))
+        kept = _joined(masks)
         quantities = Quantities.joined(parts) if parts else None
         self._tokens.add_moments(rows, None if quantities is None else quantities.stacked(), kept)
+        if first is not None:
+            self._count_next_first(tokens.sequences, first, kept, shuffle_index)
         return quantities
+
+    def _kept(
+        self, batch: RoutedBatch, layers: slice
+    ) -> tuple[torch.Tensor, RouterProbabilities | None, torch.Tensor, torch.Tensor]:
+        """Experts and probabilities of some layers, which decisions are finite, and which of these count."""
+        experts = batch.experts[layers]
+        # Empty slots come last, so the first one says whether the token went anywhere.
+        routed = experts[..., 0] < self.layout.experts
+        if batch.logits is None:
+            return experts, None, torch.ones_like(routed), routed
+        probabilities = router_probabilities(batch.logits[layers], RouterLayout(self.layout.layers[layers]))
+        return experts, probabilities, probabilities.finite, probabilities.finite & routed
 
     def tables(self, domain: str) -> dict[str, pa.Table]:
         """The statistics as the tables of :mod:`var_core.statistics.tables`, sparse and sorted."""
@@ -195,11 +206,6 @@ class Accumulator:
             return tokens.token_ids
         return torch.zeros(batch.experts.shape[1], dtype=torch.int64, device=self.device)
 
-    def _finite(self, batch: RoutedBatch) -> torch.Tensor:
-        if batch.logits is None:
-            return torch.ones(batch.experts.shape[:2], dtype=torch.bool, device=self.device)
-        return finite_decisions(batch.logits, self.layout)
-
     def _blocks(self, tokens: int) -> Iterator[slice]:
         """Adjacent layers that are laid out at a time."""
         layers = max(1, _BLOCK_CELLS // (tokens * self.layout.experts))
@@ -214,9 +220,12 @@ class Accumulator:
         length = first.shape[1] // sequences
         # One order for all sequences of the batch: what matters is that tokens get strangers for partners.
         order = torch.randperm(length, generator=generator).to(self.device)
-        after, kept_after = first[1:], kept[1:]
-        shuffled, kept_shuffled = (
-            x.view(len(x), sequences, length).index_select(2, order).view(len(x), -1) for x in (after, kept_after)
-        )
-        self._layers.add_next_first("next_first", first[:-1], after, kept[:-1] & kept_after)
-        self._layers.add_next_first("next_first_shuffled", first[:-1], shuffled, kept[:-1] & kept_shuffled)
+        # What does not count holds E, in the row before and in the row after.
+        counted = torch.where(kept, first, self.layout.experts)
+        after = counted[1:]
+        shuffled = after.view(len(after), sequences, length).index_select(2, order).view(after.shape)
+        self._layers.add_next_first(counted[:-1], {"next_first": after, "next_first_shuffled": shuffled})
+
+
+def _joined(masks: list[torch.Tensor]) -> torch.Tensor:
+    return masks[0] if len(masks) == 1 else torch.cat(masks)

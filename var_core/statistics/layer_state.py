@@ -1,5 +1,7 @@
 """The part of the statistics that is kept for every layer: counts, and which experts go together."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -35,12 +37,12 @@ class LayerState:
         """Decisions left out so far because a logit was NaN or infinite, int64 [L]."""
         return self._values["nonfinite"]
 
-    def add_decisions(self, finite: torch.Tensor, kept: torch.Tensor) -> None:
-        """Count decisions; both masks are bool [L, T]."""
+    def add_decisions(self, layer: int, finite: torch.Tensor, kept: torch.Tensor) -> None:
+        """Count decisions of l adjacent layers, of which `layer` is the first; masks are bool [l, T]."""
         finite_decisions, tokens = finite.sum(dim=1), kept.sum(dim=1)
-        self._values["tokens"] += tokens
-        self._values["nonfinite"] += finite.shape[1] - finite_decisions
-        self._values["dropped"] += finite_decisions - tokens
+        self._add("tokens", layer, tokens)
+        self._add("nonfinite", layer, finite.shape[1] - finite_decisions)
+        self._add("dropped", layer, finite_decisions - tokens)
 
     def add_pairs_of_experts(self, layer: int, hot: torch.Tensor, before: torch.Tensor | None) -> None:
         """Count pairs of experts chosen together, and joint choices with the layer before.
@@ -61,21 +63,23 @@ class LayerState:
         if before is not None:
             self._add_matrix("next_chosen", layer - 1, torch.bmm(before.transpose(1, 2), hot[:1]))
 
-    def add_next_first(self, name: str, first: torch.Tensor, following: torch.Tensor, both: torch.Tensor) -> None:
+    def add_next_first(self, first: torch.Tensor, following: Mapping[str, torch.Tensor]) -> None:
         """Count joint first choices of adjacent layers.
 
         Parameters
         ----------
-        name : {"next_first", "next_first_shuffled"}
-        first, following : torch.Tensor
-            First choices at layers 0 to L - 2, and at the layers after them, int64 [L - 1, T].
-        both : torch.Tensor
-            Where both count, bool [L - 1, T].
+        first : torch.Tensor
+            First choices at layers 0 to L - 2, int64 [L - 1, T]; E for what does not count.
+        following : mapping of str to torch.Tensor
+            Column -> first choices at the layers after them, in the order of the tokens or in another.
         """
-        start = torch.arange(0, len(first) * self._matrix, self._matrix, device=first.device)[:, None]
-        joint = torch.where(both, start + first * self._layout.experts + following, len(self._values[name]) - 1)
-        ones = torch.ones((), dtype=torch.int64, device=first.device).expand(joint.numel())
-        self._values[name].scatter_add_(0, joint.flatten(), ones)
+        E = self._layout.experts
+        start = torch.arange(0, len(first) * self._matrix, self._matrix, device=first.device)[:, None] + first * E
+        ones = torch.ones((), dtype=torch.int64, device=first.device).expand(first.numel())
+        for name, after in following.items():
+            cells = self._values[name]
+            joint = torch.where(torch.maximum(first, after) < E, start + after, len(cells) - 1)
+            cells.scatter_add_(0, joint.flatten(), ones)
 
     def add_repeats(self, layer: int, hot: torch.Tensor, first: torch.Tensor | None, paired: torch.Tensor) -> None:
         """Count choices shared by consecutive tokens.

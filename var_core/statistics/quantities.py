@@ -70,18 +70,27 @@ def multi_hot(experts: torch.Tensor, width: int, kept: torch.Tensor) -> torch.Te
     return hot.scatter_(0, at.flatten(), 1.0)[:-1].view(layers, tokens, width)
 
 
-def finite_decisions(logits: torch.Tensor, layout: RouterLayout) -> torch.Tensor:
-    """False where a logit of a layer's own experts is NaN or infinite, bool [L, T]; `logits` is [L, T, E]."""
-    padding = _padding(layout, logits.device)
-    own = logits if padding is None else logits.masked_fill(padding, 0.0)
-    # A sum is finite just when all its terms are (logits whose sum overflows float32 are no logits).
-    return torch.isfinite(own.sum(dim=-1, dtype=torch.float32))
+@dataclass(frozen=True)
+class RouterProbabilities:
+    """What a decision's logits say, before it is known which experts were chosen.
+
+    Attributes
+    ----------
+    p : torch.Tensor
+        Probabilities of all experts, float32 [L, T, E].
+    entropy : torch.Tensor
+        Of `p`, in nats, float64 [L, T].
+    finite : torch.Tensor
+        False where a logit of a layer's own experts is NaN or infinite, bool [L, T].
+    """
+
+    p: torch.Tensor
+    entropy: torch.Tensor
+    finite: torch.Tensor
 
 
-def decision_quantities(
-    logits: torch.Tensor, experts: torch.Tensor, hot: torch.Tensor, finite: torch.Tensor, layout: RouterLayout
-) -> Quantities:
-    """Compute the quantities of a batch of decisions.
+def router_probabilities(logits: torch.Tensor, layout: RouterLayout) -> RouterProbabilities:
+    """Score logits as the routers do, and make the scores sum to 1.
 
     Half-precision logits are widened first: in float16 ``log(p + 1e-10)`` underflows and the entropy becomes NaN.
 
@@ -89,12 +98,6 @@ def decision_quantities(
     ----------
     logits : torch.Tensor
         [L, T, E], any floating dtype; minus infinity beyond a layer's own experts.
-    experts : torch.Tensor
-        Chosen experts, int64 [L, T, k]; E stands for an empty slot.
-    hot : torch.Tensor
-        The same as :func:`multi_hot` gives them, [L, T, E].
-    finite : torch.Tensor
-        As :func:`finite_decisions` gives it, bool [L, T].
     layout : RouterLayout
         Of the L layers.
     """
@@ -104,16 +107,39 @@ def decision_quantities(
         scores = scores.masked_fill(padding, _NEVER)
     log_p = torch.log_softmax(scores, dim=-1)
     p = log_p.exp()
-    entropy = -(p * log_p).sum(dim=-1, dtype=torch.float64)
-    in_slot = p.gather(-1, experts.clamp_max(p.shape[-1] - 1))
-    chosen = _over_slots(torch.minimum, torch.where(experts < p.shape[-1], in_slot, 2.0))
+    entropy = torch.linalg.vecdot(p, log_p).double().neg_()
+    if all(layer.scoring == "softmax" for layer in layout.layers):
+        # NaN and infinities of both signs all make the entropy NaN: log_softmax gives NaN, or 0 times infinity.
+        finite = entropy == entropy
+    else:
+        own = logits if padding is None else logits.masked_fill(padding, 0.0)
+        finite = torch.isfinite(own).all(dim=-1)
+    return RouterProbabilities(p, entropy, finite)
+
+
+def decision_quantities(probabilities: RouterProbabilities, experts: torch.Tensor, hot: torch.Tensor) -> Quantities:
+    """Compute the quantities of a batch of decisions.
+
+    Parameters
+    ----------
+    probabilities : RouterProbabilities
+        Of the decisions.
+    experts : torch.Tensor
+        Chosen experts, int64 [L, T, k]; E stands for an empty slot.
+    hot : torch.Tensor
+        The same as :func:`multi_hot` gives them, [L, T, E].
+    """
+    p = probabilities.p
+    width = p.shape[-1]
+    in_slot = p.gather(-1, experts.clamp_max(width - 1))
+    chosen = torch.where(experts < width, in_slot, 2.0)
     # A probability is at most 1, so taking 2 off the chosen leaves the largest of the others (none: 0).
-    others = torch.sub(p, hot, alpha=2.0).amax(dim=-1).clamp_min(0.0)
+    others = torch.sub(p, hot, alpha=2.0).amax(dim=-1).clamp_min_(0.0)
     return Quantities(
-        router_entropy=entropy,
-        confidence=p.amax(dim=-1).double(),
-        margin=(chosen - others).double(),
-        finite=finite,
+        router_entropy=probabilities.entropy,
+        confidence=torch.maximum(_over_slots(torch.maximum, in_slot), others).double(),
+        margin=(_over_slots(torch.minimum, chosen) - others).double(),
+        finite=probabilities.finite,
     )
 
 

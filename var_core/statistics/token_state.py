@@ -106,25 +106,23 @@ class TokenState:
         """
         present, inverse = torch.unique(rows, return_inverse=True)
         tokens, types, layers = len(rows), len(present), len(self._layout)
-        counted = kept.T.double()[..., None]
-        x = counted if values is None else torch.cat([counted, torch.where(kept, values, 0.0).permute(2, 1, 0)], dim=-1)
-        sums = (
-            x.new_zeros((types, layers * x.shape[-1]))
-            .index_add_(0, inverse, x.view(tokens, -1))
-            .view(types, layers, -1)
-        )
-        n = sums[..., :1]
+        counted = kept.T.double()
+        n = counted.new_zeros((types, layers)).index_add_(0, inverse, counted)[..., None]
         if values is None:
             self._moments[..., :1].index_add_(0, present, n)
             return
-        mean = sums[..., 1:] / n.clamp_min(1.0)
-        deviation = (x[..., 1:] - mean.index_select(0, inverse)) * counted
-        m2 = x.new_zeros((types, layers * len(values))).index_add_(0, inverse, deviation.square_().view(tokens, -1))
+        width = layers * len(values)
+        x = values.permute(2, 1, 0).reshape(tokens, width)
+        counts = kept.T.repeat_interleave(len(values), dim=1)
+        sums = x.new_zeros((types, width)).index_add_(0, inverse, x.where(counts, 0.0))
+        mean = sums.view(types, layers, -1) / n.clamp_min(1.0)
+        deviation = (x - mean.view(types, width).index_select(0, inverse)).where(counts, 0.0)
+        m2 = sums.zero_().index_add_(0, inverse, deviation.square_()).view(types, layers, -1)
         state = self._moments.index_select(0, present)
         before, old_mean, old_m2 = state.split((1, len(values), len(values)), dim=-1)
         share = n / (before + n).clamp_min(1.0)
         delta = mean.sub_(old_mean).mul_(n > 0)
-        old_m2 += m2.view(types, layers, -1) + delta.square() * (before * share)
+        old_m2 += m2 + delta.square() * (before * share)
         old_mean += delta * share
         before += n
         self._moments.index_copy_(0, present, state)
