@@ -50,7 +50,7 @@ class LoadedModel:
         Precision of the weights in memory, for example ``"float32"``; of quantised ones, when they are used.
     quantisation : str
         ``"none"``; ``"int8"`` or ``"int4"`` if the experts were quantised here; else the method by which the
-        checkpoint is quantised, for example ``"mxfp4"``.
+        checkpoint is quantised and whether it was undone, for example ``"fp8"`` or ``"mxfp4 dequantised"``.
     """
 
     model: Any
@@ -190,7 +190,7 @@ def load_model(
         folder=about.folder,
         device=input_device(model),
         dtype=str(model.dtype).removeprefix("torch."),
-        quantisation=quantised_as(about.folder) or quantisation,
+        quantisation=_quantisation_of(model, about.folder, quantisation),
     )
 
 
@@ -205,6 +205,14 @@ def _quantisation_options(name: str, folder: Path, quantisation: str, dtype: str
             f"`pip install {package}`, or set it to int8"
         )
     return {"quantization_config": ExpertsQuantisation(quantisation)}
+
+
+def _quantisation_of(model: Any, folder: Path, quantisation: str) -> str:
+    """What to record: transformers itself undoes some quantisations where a machine cannot compute with them."""
+    method = quantised_as(folder)
+    if method is None:
+        return quantisation
+    return method if getattr(model, "is_quantized", False) else f"{method} dequantised"
 
 
 def _log_footprint(name: str, model: Any, quantisation: str) -> None:

@@ -174,10 +174,10 @@ def expert_weights(experts: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]
     """Weights of an experts module: path of the owner, name and parameter; never biases, norms or routers."""
     for path, owner in experts.named_modules():
         for name, weight in owner.named_parameters(recurse=False):
-            if weight.ndim >= 2 and not any(map(_NOT_PACKED.fullmatch, (*path.split("."), name))):
-                # A matrix directly in a fused experts module is a bias of all experts, or a scale.
-                if weight.ndim == 3 or path:
-                    yield path, name, weight
+            # A matrix directly in an experts module is a bias of all experts, or a scale.
+            large = weight.ndim == 3 or (weight.ndim == 2 and path)
+            if large and not any(map(_NOT_PACKED.fullmatch, (*path.split("."), name))):
+                yield path, name, weight
 
 
 def pack_experts(model: nn.Module, codec: Codec) -> set[str]:
