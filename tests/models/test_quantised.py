@@ -79,8 +79,8 @@ def assert_only_experts_changed(whole: nn.Module, packed: nn.Module) -> None:
     assert all(torch.equal(whole_weights[name], packed_weights[name]) for name in set(whole_weights) - changed)
     routers = {name for name in whole_weights if ".router." in name or ".gate." in name}
     assert routers and not routers & changed
-    # The experts are most of what a model has in matrices, and all of them are packed.
-    assert sum(weight.ndim == 3 for name, weight in whole_weights.items() if name not in changed) == 0
+    # Experts are the only weights with three dimensions in these families, and all of them are packed.
+    assert changed and not any(whole_weights[name].ndim == 3 for name in set(whole_weights) - changed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -181,6 +181,14 @@ def test_packed_experts_can_be_offloaded(save_model: Save, tmp_path: Path, kind:
     assert torch.equal(hidden, offloaded_hidden) and torch.equal(decisions.experts, offloaded.experts)
 
 
+def test_experts_that_offloading_does_not_reach_say_so(save_model: Save, tmp_path: Path) -> None:
+    model = AutoModel.from_config(AutoConfig.for_model("dbrx", **ODD_FAMILIES["dbrx"]))
+    loaded = load_model(save_model(model, tmp_path / "model"), head=False, device="cpu", quantisation="int8")
+    cpu_offload(loaded.model, execution_device=torch.device("cpu"))
+    with pytest.raises(VarError, match=r"^DbrxExperts: .* cannot be both quantised and offloaded"):
+        loaded.model(tokens())
+
+
 def test_a_failing_pass_leaves_the_weights_packed(save_model: Save, tmp_path: Path) -> None:
     experts = load_model(
         save_model(build_model("mixtral"), tmp_path / "model"), head=False, device="cpu", quantisation="int8"
@@ -206,9 +214,7 @@ def test_weights_that_do_not_divide_into_blocks_are_refused(save_model: Save, tm
     load_model(record, head=False, device="cpu", quantisation="int8")
 
 
-def test_what_has_to_be_installed_is_named(
-    save_model: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_has_to_be_installed_is_named(save_model: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = save_model(build_model("mixtral"), tmp_path / "model")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(VarError, match=r"int4 needs bitsandbytes, .*; run `pip install bitsandbytes`"):

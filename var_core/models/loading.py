@@ -202,7 +202,7 @@ def _quantisation_options(name: str, folder: Path, quantisation: str, dtype: str
     if package is not None:
         raise VarError(
             f"models.{name}.quantisation: {quantisation} needs {package}, which is not installed; run "
-            f"`pip install {package}`, or set it to int8"
+            f"`pip install {package}` (or install var-core[quantised]), or set it to int8"
         )
     return {"quantization_config": ExpertsQuantisation(quantisation)}
 

@@ -12,10 +12,12 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
+
+from var_core.errors import VarError
 
 _RECORD = "_packed_weights"
 _INDEX_LIKE = re.compile(r".*ind(ex|ices)|selected_experts")
@@ -220,9 +222,8 @@ def pack_experts(model: nn.Module, codec: Codec) -> set[str]:
     return names
 
 
-@functools.cache
 def _unpacking(kind: type[nn.Module]) -> type[nn.Module]:
-    """Subclass of an experts class whose forward runs on unpacked weights.
+    """Subclass, of the same name, of an experts class whose forward runs on unpacked weights.
 
     A class, and not a hook or a parametrisation: the parameters stay where others look for them (accelerate moves
     them, sites read the number of experts off them), and hooks on the module work as always.
@@ -233,18 +234,26 @@ def _unpacking(kind: type[nn.Module]) -> type[nn.Module]:
         with _unpacked(self):
             return kind.forward(self, *args, **kwargs)
 
-    return type(f"Quantised{kind.__name__}", (kind,), {"forward": forward, "__module__": kind.__module__})
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
 
 
 @contextlib.contextmanager
 def _unpacked(experts: nn.Module) -> Iterator[None]:
     places = []
     for weight in getattr(experts, _RECORD):
-        parameters = experts.get_submodule(weight.owner)._parameters
-        places.append((weight, parameters, parameters[weight.name], parameters[f"{weight.name}_scale"]))
+        owner = experts.get_submodule(weight.owner)
+        packed, scale = (owner.get_parameter(name) for name in (weight.name, f"{weight.name}_scale"))
+        if packed.is_meta:
+            # Of an experts module accelerate brings in the own weights, not those of modules inside it.
+            raise VarError(
+                f"{type(experts).__name__}: experts of this kind cannot be both quantised and offloaded; "
+                "set quantisation to none, or raise max_memory of the GPUs"
+            )
+        places.append((weight, owner._parameters, packed, scale))
     try:
         for weight, parameters, packed, scale in places:
-            parameters[weight.name] = weight.codec.decode(packed, scale, weight.shape, weight.dtype)
+            # The whole weight need not be a parameter: nothing but the experts' own forward sees it.
+            parameters[weight.name] = cast(Any, weight.codec.decode(packed, scale, weight.shape, weight.dtype))
         yield
     finally:
         for weight, parameters, packed, _ in places:
@@ -257,6 +266,6 @@ def expert_bytes(model: nn.Module) -> tuple[int, int]:
     for experts in model.modules():
         for weight in getattr(experts, _RECORD, ()):
             owner = experts.get_submodule(weight.owner)
-            packed += sum(owner._parameters[name].nbytes for name in (weight.name, f"{weight.name}_scale"))
+            packed += sum(owner.get_parameter(name).nbytes for name in (weight.name, f"{weight.name}_scale"))
             unpacked += weight.shape.numel() * weight.dtype.itemsize
     return packed, unpacked
