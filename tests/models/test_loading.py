@@ -133,7 +133,9 @@ def test_pickled_weights_are_refused(tiny: Path, file: str) -> None:
     weights = safetensors.torch.load_file(tiny / "model.safetensors")
     (tiny / "model.safetensors").unlink()
     torch.save(weights, tiny / file)
-    with pytest.raises(VarError, match=rf"only pickled weights \({file}\).* convert them once .*save_pretrained"):
+    with pytest.raises(
+        VarError, match=rf"only pickled weights \({file}\).* convert them to safetensors .*save_pretrained"
+    ):
         load_model(record, head=False, device="cpu")
 
 
