@@ -1,5 +1,7 @@
+import contextlib
+import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel
 
 from moe_models import COMMON, VOCABULARY, build_model
 from var_core.config.models import FolderModel
@@ -136,6 +138,33 @@ def test_families_with_experts_or_routers_of_their_own_kind(
     with torch.no_grad():
         expected, hidden = (one(**given).last_hidden_state for one in (whole, packed))
     assert 0 < float((hidden - expected).norm() / expected.norm()) < {"int8": 0.02, "int4": 0.25}[kind]
+
+
+def published_models() -> Iterator[tuple[str, nn.Module]]:
+    """Model types of transformers with experts, at their default sizes and without weights."""
+    for kind, config_class in CONFIG_MAPPING.items():
+        code = importlib.util.find_spec(config_class.__module__.replace(".configuration_", ".modeling_"))
+        if config_class not in MODEL_MAPPING or code is None or "Experts(" not in Path(str(code.origin)).read_text():
+            continue
+        # Some defaults are no whole model.
+        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError), torch.device("meta"):
+            model = AutoModel.from_config(config_class())
+            if any(map(quantised.is_experts, model.modules())):
+                yield kind, model
+
+
+@pytest.mark.slow
+def test_of_all_families_the_experts_are_packed_and_nothing_else() -> None:
+    families = 0
+    for kind, model in published_models():
+        fused = {name for name, weight in model.named_parameters() if weight.ndim == 3}
+        experts = {name for name in fused if "conv" not in name and "shared_experts" not in name}
+        packed = quantised.pack_experts(model, quantised.CODECS["int8"])
+        assert experts <= packed, kind
+        pieces = {piece for name in packed for piece in name.split(".")}
+        assert not pieces & {"router", "gate", "wg", "bias", "norm", "shared_experts", "self_attn"}, kind
+        families += 1
+    assert families > 70
 
 
 @needs_bitsandbytes
