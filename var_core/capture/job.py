@@ -20,7 +20,7 @@ from var_core.models.loading import LoadedModel, load_base_model
 from var_core.progress import Progress as ProgressBar
 from var_core.routing.batch import RoutedBatch
 from var_core.routing.checks import check_attach, check_documents_are_isolated, check_expectation
-from var_core.routing.inputs import text_inputs
+from var_core.routing.inputs import probe_tokens, text_inputs
 from var_core.routing.recorder import Recorder
 from var_core.routing.scoring import IdentifiedLayout, identify_layout
 from var_core.routing.sites import Site, find_sites
@@ -140,8 +140,7 @@ class _Job:
         self._isolated = bool(tokens.provenance["isolate_documents"])
         self._batches = plan_batches(np.asarray(tokens.domain), config.batch_sequences)
         self._sites = find_sites(loaded.model, tuple(getattr(model_config, "exclude_sites", ())))
-        few = torch.from_numpy(tokens.input_ids[:1, :16].astype(np.int64)).to(self._device)
-        check_attach(loaded.model, self._sites, text_inputs(loaded.model, few))
+        check_attach(loaded.model, self._sites, text_inputs(loaded.model, self._probe(16)))
         with Recorder(self._sites) as recorder:
             identified = self._check_model(recorder, model_config)
         self._plan = CapturePlan(
@@ -216,10 +215,15 @@ class _Job:
             self._loaded.model(input_ids=input_ids, position_ids=positions, use_cache=False)
         return input_ids, recorder.take()
 
+    def _probe(self, tokens: int) -> torch.Tensor:
+        """Token ids to look at the model with: the same for all shards, so that they agree on what they see."""
+        return probe_tokens(self._loaded.vocabulary, tokens, self._tokens.input_ids.shape[1]).to(self._device)
+
     def _check_model(self, recorder: Recorder, model_config: ModelConfig) -> IdentifiedLayout:
         """Run the checks on attach; return what the model's decisions look like."""
-        _, batch = self._forward(slice(0, 1), recorder)
-        identified = identify_layout(self._sites, batch)
+        with torch.inference_mode():
+            self._loaded.model(**text_inputs(self._loaded.model, self._probe(256)))
+        identified = identify_layout(self._sites, recorder.take())
         check_expectation(identified.layout, model_config.expect, self._loaded.name)
         if self._isolated:
             check_documents_are_isolated(self._loaded.model, self._loaded.vocabulary, self._device)

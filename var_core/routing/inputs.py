@@ -45,6 +45,24 @@ def text_inputs(model: nn.Module, input_ids: torch.Tensor, position_ids: torch.T
     return inputs
 
 
+def probe_tokens(vocabulary: int, tokens: int, length: int) -> torch.Tensor:
+    """Token ids spread evenly over the vocabulary, int64 [S, n]: at least `tokens`, in sequences of 64 at most.
+
+    Parameters
+    ----------
+    vocabulary : int
+        Token ids that the model has.
+    tokens : int
+        How many are wanted.
+    length : int
+        Longest sequence that is allowed.
+    """
+    each = min(64, length, tokens)
+    sequences = -(-tokens // each)
+    count = sequences * each
+    return (torch.arange(count) * max(1, vocabulary // count)).remainder(vocabulary).view(sequences, each)
+
+
 @functools.cache
 def _parameter_names(model_class: type[nn.Module]) -> frozenset[str]:
     return frozenset(inspect.signature(model_class.forward).parameters)
