@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def text_inputs(model: nn.Module, input_ids: torch.Tensor, position_ids: torch.T
     VarError
         If there are positions and the model takes none.
     """
-    names = _parameter_names(type(model))
+    names = _parameter_names(type(model).forward)
     inputs: dict[str, Any] = {"input_ids": input_ids}
     if position_ids is not None:
         if "position_ids" not in names:
@@ -64,5 +65,5 @@ def probe_tokens(vocabulary: int, tokens: int, length: int) -> torch.Tensor:
 
 
 @functools.cache
-def _parameter_names(model_class: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(model_class.forward).parameters)
+def _parameter_names(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)

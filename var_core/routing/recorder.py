@@ -105,8 +105,8 @@ _TWICE = (
 def _silence(silent: list[Site], sites: int) -> str:
     if len(silent) == sites:
         return (
-            f"none of the {sites} MoE layers has made a decision (the first is {silent[0].path}): if a forward pass has "
-            "run since the last decisions were taken, it bypassed their modules; load MXFP4 models with "
+            f"none of the {sites} MoE layers has made a decision (the first is {silent[0].path}): if a forward pass "
+            "has run since the last decisions were taken, it bypassed their modules; load MXFP4 models with "
             "Mxfp4Config(dequantize=True), load without use_kernels, and attach before torch.compile"
         )
     return (

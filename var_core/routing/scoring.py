@@ -125,8 +125,8 @@ def _identify(site: Site, rows: _Rows, tolerance: float) -> tuple[Scoring, Scori
     if rows.experts.shape[1] == 1 or _agreement(rows) >= _MIN_AGREEMENT:
         return candidates[0], "assumed"
     raise VarError(
-        f"router {site.router_path}: its logits do not explain its decisions: no scoring ({', '.join(candidates)}) gives "
-        f"the weights, and the top k logits are the selection for only {_agreement(rows):.0%} of "
+        f"router {site.router_path}: its logits do not explain its decisions: no scoring ({', '.join(candidates)}) "
+        f"gives the weights, and the top k logits are the selection for only {_agreement(rows):.0%} of "
         f"{len(rows.logits)} tokens; this router is not supported"
     )
 

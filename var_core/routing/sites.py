@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils.output_capturing import OutputRecorder
 
 from var_core.errors import VarError
 from var_core.routing.adapters import DogeReader, JetMoeReader, Llama4Reader, SwitchReader
@@ -162,8 +163,10 @@ def _router_recorders(model: nn.Module) -> Iterator[tuple[type[nn.Module], int]]
     for module in model.modules():
         recorded = (getattr(module, "_can_record_outputs", None) or {}).get("router_logits", ())
         for recorder in recorded if isinstance(recorded, list | tuple) else (recorded,):
-            index = getattr(recorder, "index", 0)
-            yield getattr(recorder, "target_class", recorder), index if isinstance(index, int) else 0
+            if isinstance(recorder, OutputRecorder):
+                yield recorder.target_class, recorder.index
+            else:
+                yield recorder, 0
 
 
 def _site(
