@@ -35,8 +35,9 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("max_position_embeddings", "max_seq_len", "model_max_length"), 128),
     **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"), E),
     **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts"), K),
-    **dict.fromkeys(("n_group", "num_expert_group", "topk_group", "n_groups"), 1),
-    **dict.fromkeys(("n_shared_experts", "first_k_dense_replace"), 1),
+    **dict.fromkeys(("n_group", "num_expert_group"), 4),
+    "topk_group": 2,
+    **dict.fromkeys(("n_shared_experts", "first_k_dense_replace", "n_groups"), 1),
     "zero_expert_num": 4,
     "num_nextn_predict_layers": 0,
     "pad_token_id": 0,
@@ -156,3 +157,21 @@ def tiny_config(family: str) -> PreTrainedConfig:
     kind = getattr(transformers, name)
     fields = kind().to_dict()
     return kind(**{key: value for key, value in SIZES.items() if key in fields} | own)
+
+
+_ONE_LAYER_IS_DENSE = (
+    "afmoe", "axk1", "axk2", "bailing_hybrid", "beam", "deepseek_ocr2", "deepseek_v2", "deepseek_v3", "deepseek_v32",
+    "dots1", "dots3_note", "ernie4_5_moe", "ernie4_5_vl_moe", "exaone_moe", "glm4_moe", "glm4_moe_lite", "glm4v_moe",
+    "glm5_next", "glm_moe_dsa", "hy_v3", "hy_v4", "kimi_linear", "laguna", "lfm2_moe", "mimo_v2_flash", "mistral4",
+    "mistral_large4", "qwen3_moe", "step3p7", "unlimited_ocr",
+)  # fmt: skip
+SITES = {
+    **dict.fromkeys(FAMILIES, _LAYERS),
+    **dict.fromkeys(_ONE_LAYER_IS_DENSE, _LAYERS - 1),
+    **dict.fromkeys(("nemotron_h", "jamba", "flint"), _LAYERS // 2),
+    **dict.fromkeys(("switch_transformers", "jetmoe"), 2 * _LAYERS),
+}
+"""MoE layers that the tiny configurations ask for."""
+
+EXCLUDED = {"ernie4_5_vl_moe": ("*.vision_moe.experts",)}
+"""Layers that text does not reach, of the families that keep them beside those for text."""

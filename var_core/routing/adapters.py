@@ -70,7 +70,7 @@ class JetMoeReader(Reader):
     checked = "router"
 
     def __init__(self, is_attention: bool) -> None:
-        self._is_attention = is_attention
+        self._is_attention = self.runs_first = is_attention
 
     @classmethod
     def for_class(cls, name: str) -> "JetMoeReader":

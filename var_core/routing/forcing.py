@@ -32,25 +32,27 @@ class Forcer:
     Raises
     ------
     VarError
-        If a layer cannot be forced, or tensors do not fit it.
+        If a layer is not there or cannot be forced, or tensors do not fit it.
     """
 
     def __init__(
         self, sites: tuple[Site, ...], decisions: Mapping[int, Chosen | Callable[[torch.Tensor, torch.Tensor], Chosen]]
     ) -> None:
-        self._sites = sites
-        self._decisions = decisions
         self._handles: list[RemovableHandle] = []
+        self._forced: list[tuple[Site, Chosen | Callable[[torch.Tensor, torch.Tensor], Chosen]]] = []
+        known = {site.layer: site for site in sites}
         for layer, decision in decisions.items():
-            site = sites[layer]
+            if layer not in known:
+                raise VarError(f"there is no MoE layer {layer} to force a decision at; there are {sorted(known)}")
+            site = known[layer]
             if not site.forceable:
                 raise VarError(f"MoE layer {site.path}: a decision cannot be forced: {site.reader.unforceable}")
             if not callable(decision):
                 _check_chosen(site, decision)
+            self._forced.append((site, decision))
 
     def __enter__(self) -> "Forcer":
-        for layer, decision in self._decisions.items():
-            site = self._sites[layer]
+        for site, decision in self._forced:
             hook = _hook(site, decision)
             self._handles.append(site.experts.register_forward_pre_hook(hook, with_kwargs=True))
         return self

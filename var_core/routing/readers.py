@@ -84,11 +84,14 @@ class Reader(ABC):
         The module whose output recombined experts must equal: ``"experts"`` or ``"router"``.
     unforceable : str or None
         Why a decision cannot be forced; None if it can.
+    runs_first : bool
+        Whether the layer runs before others of its block, whatever the order in which they are registered.
     """
 
     given: tuple[Parameter, ...] = ()
     checked: str = "experts"
     unforceable: str | None = None
+    runs_first: bool = False
 
     @classmethod
     def for_class(cls, name: str) -> "Reader":

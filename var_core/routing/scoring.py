@@ -47,7 +47,7 @@ def identify_layout(sites: tuple[Site, ...], batch: RoutedBatch, tolerance: floa
 
     A scoring explains the weights if these are its scores times a constant, times a factor a token (weights made to
     sum to 1), or times a factor a token and a factor an expert (a learned scale of experts). Where none does, softmax
-    is assumed: for one slot if its weight says nothing, for more if the top k logits are the selection.
+    is assumed if at least the top k logits are the selection, or if there is one slot, always of the same weight.
 
     Parameters
     ----------
@@ -122,7 +122,8 @@ def _identify(site: Site, rows: _Rows, tolerance: float) -> tuple[Scoring, Scori
         best = min(errors, key=lambda name: errors[name])
         if errors[best] <= tolerance:
             return best, "fitted"
-    if rows.experts.shape[1] == 1 or _agreement(rows) >= _MIN_AGREEMENT:
+    silent = rows.experts.shape[1] == 1 and _spread(rows.weights[rows.filled]) <= tolerance
+    if silent or _agreement(rows) >= _MIN_AGREEMENT:
         return candidates[0], "assumed"
     raise VarError(
         f"router {site.router_path}: its logits do not explain its decisions: no scoring ({', '.join(candidates)}) "
@@ -169,6 +170,10 @@ def _expert_error(rows: _Rows, scores: torch.Tensor) -> float:
 
 def _shares(values: torch.Tensor) -> torch.Tensor:
     return values / values.sum(1, keepdim=True)
+
+
+def _spread(weights: torch.Tensor) -> float:
+    return float((weights.max() - weights.min()) / weights.abs().max()) if len(weights) else 0.0
 
 
 def _agreement(rows: _Rows) -> float:

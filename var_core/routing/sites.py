@@ -10,8 +10,9 @@ a sibling called gate, router or wg. Four families that break the contract have 
 import fnmatch
 import inspect
 import logging
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -53,7 +54,7 @@ class Site:
     Attributes
     ----------
     layer : int
-        Place among the MoE layers, from 0, in the order in which modules are registered.
+        Place among the MoE layers, from 0, in the order in which they run.
     path : str
         Module path of the experts, which names the site for good.
     router_path : str
@@ -127,7 +128,18 @@ def find_sites(model: nn.Module, exclude: tuple[str, ...] = ()) -> tuple[Site, .
             "weights); a dense model has no routing to capture, choose a Mixture-of-Experts model; one whose blocks "
             "kernels have replaced must be loaded without use_kernels, and MXFP4 with Mxfp4Config(dequantize=True)"
         )
-    return tuple(sites)
+    return _in_order(sites)
+
+
+def _in_order(sites: list[Site]) -> tuple[Site, ...]:
+    """Number the sites in the order in which they run: that of registration, but for readers that know better."""
+    blocks: dict[str, int] = {}
+    keys = []
+    for site in sites:
+        block = re.sub(r"(.*\.\d+)\..*", r"\1", site.path)
+        keys.append((blocks.setdefault(block, len(blocks)), not site.reader.runs_first))
+    order = sorted(range(len(sites)), key=lambda place: (*keys[place], place))
+    return tuple(replace(sites[place], layer=layer) for layer, place in enumerate(order))
 
 
 def _experts_kind(module_class: type[nn.Module]) -> str | None:
