@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from moe_families.build import build_family, tokens
 from moe_families.configs import EXCLUDED, SITES, VOCABULARY
+from moe_families.wholes import WHOLES, build_whole
 from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch
 from var_core.routing.checks import check_attach, check_documents_are_isolated
@@ -49,6 +50,8 @@ class Row:
         Whether restarting positions keep packed documents apart.
     in_order : bool
         Whether the layers are numbered in the order in which they run.
+    wrapped : bool or None
+        Whether the family's model for images or sound, given text, decides as its text model; None if it has none.
     reader : str
         ``"contract"``, or the adapter.
     """
@@ -68,6 +71,7 @@ class Row:
     unforced: float = float("nan")
     isolates: bool = False
     in_order: bool = False
+    wrapped: bool | None = None
     reader: str = "contract"
 
 
@@ -101,6 +105,7 @@ def examine(family: str) -> Row:
         unforced=unforced,
         isolates=isolates,
         in_order=order == sorted(order),
+        wrapped=_decides_alike(family, batch) if family in WHOLES else None,
         reader="contract" if isinstance(sites[0].reader, ContractReader) else "adapter",
     )
 
@@ -177,6 +182,14 @@ def _is_top_k(identified: IdentifiedLayout, batch: RoutedBatch) -> bool:
         if not torch.equal(top, batch.experts[layer, :, : router.top_k].sort(1).values):
             return False
     return True
+
+
+def _decides_alike(family: str, batch: RoutedBatch) -> bool:
+    whole = build_whole(family)
+    sites = find_sites(whole, EXCLUDED.get(family, ()))
+    with torch.inference_mode(), Recorder(sites) as recorder:
+        whole(**text_inputs(whole, tokens()))
+        return torch.equal(recorder.take().experts, batch.experts)
 
 
 def _isolates(model: PreTrainedModel) -> bool:

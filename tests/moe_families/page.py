@@ -1,6 +1,6 @@
 """The page of supported models, written from what the tiny models of all families did.
 
-From the folder ``tests``: ``python -m moe_families.page ../docs/reference/supported-models.md``
+``PYTHONPATH=tests python -m moe_families.page docs/reference/supported-models.md``
 """
 
 import functools
@@ -49,6 +49,7 @@ def render(results: tuple[Row, ...]) -> str:
     forced = [row for row in captured if row.forced is None]
     fitted = [row for row in captured if row.basis == "fitted"]
     apart = [row for row in captured if row.isolates]
+    wrapped = [row for row in captured if row.wrapped]
     others = [row for row in captured if row.reader != "contract"]
     version = importlib.metadata.version("transformers")
     parts = [
@@ -64,6 +65,7 @@ def render(results: tuple[Row, ...]) -> str:
         f"| a decision can be forced | {len(forced)} |\n"
         f"| all layers' scoring fitted, not assumed | {len(fitted)} |\n"
         f"| packed documents can be kept apart by positions | {len(apart)} |\n"
+        f"| also tried inside the family's model for images or sound: text decides the same | {len(wrapped)} |\n"
         f"| refused | {len(results) - len(captured)} |",
         _HOW_TO_READ,
         "## Families",

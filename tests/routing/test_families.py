@@ -9,6 +9,7 @@ from moe_families.build import build_family, tokens
 from moe_families.configs import EXCLUDED, FAMILIES
 from moe_families.matrix import Row, permute_and_force, run
 from moe_families.page import EXACT, render, rows
+from moe_families.wholes import WHOLES
 from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch
 from var_core.routing.inputs import text_inputs
@@ -36,6 +37,7 @@ def test_family(results, family):
     assert row.refused is None
     assert row.sites == row.expected_sites
     assert row.in_order
+    assert row.wrapped is (True if family in WHOLES else None)
     assert row.recombination < EXACT
     assert row.reader == ("adapter" if family in ADAPTED else "contract")
     if family in ADAPTED:

@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from moe_families.build import build_family
+from moe_families.build import tokens as family_tokens
 from moe_models import VOCABULARY, build_model
 from var_core.errors import VarError
+from var_core.routing.inputs import text_inputs
 from var_core.routing.recorder import Recorder
 from var_core.routing.sites import find_sites
 
@@ -108,3 +112,47 @@ def test_gradient_checkpointing_is_an_error_not_a_second_count(tokens):
         loss = model.model(input_ids=tokens, use_cache=False).last_hidden_state.sum()
         with pytest.raises(VarError, match="switch gradient checkpointing off"):
             loss.backward()
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what makes the host wait for a device: reading a number, or a result whose size depends on values."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "is_nonzero", "equal")
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        name = function.__name__.split(".")[0]
+        assert name.strip("_") not in {wait.strip("_") for wait in self.WAITS}, f"{name} waits for the device"
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "hunyuan_v1_moe", "zaya", "switch_transformers", "llama4", "jetmoe"])
+def test_recording_waits_for_no_device(family):
+    model = build_family(family)
+    with torch.inference_mode(), Recorder(find_sites(model)) as recorder:
+        model(**text_inputs(model, family_tokens()))
+        with NoWaiting():
+            assert recorder.take().experts.shape[1] == 48
+
+
+def test_waiting_would_be_noticed():
+    with NoWaiting(), pytest.raises(AssertionError, match="waits for the device"):
+        torch.ones(3).sum().item()
+
+
+def test_layers_that_see_different_tokens_are_refused():
+    model = build_family("switch_transformers")
+    with torch.inference_mode(), Recorder(find_sites(model)) as recorder:
+        model(input_ids=family_tokens(), decoder_input_ids=family_tokens()[:, :5])
+        with pytest.raises(VarError, match=r"decided about 10 tokens, encoder\S+ about 48; .*exclude_sites"):
+            recorder.take()
+
+
+def test_a_block_that_a_kernel_replaced_says_how_to_load_the_model(tokens):
+    model = build_model("mixtral")
+    with torch.inference_mode(), Recorder(find_sites(model)) as recorder:
+        for layer in model.model.layers:
+            layer.mlp.forward = torch.nn.Identity().forward
+        model.model(input_ids=tokens, use_cache=False)
+        expected = r"none of the 3 .*bypassed .*Mxfp4Config\(dequantize=True\).*use_kernels.*before torch\.compile"
+        with pytest.raises(VarError, match=expected):
+            recorder.take()
