@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import disk_offload
 
 from moe_families.build import build_family, tokens
 from moe_families.configs import EXCLUDED, FAMILIES
@@ -12,6 +13,8 @@ from moe_families.page import EXACT, render, rows
 from moe_families.wholes import WHOLES
 from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch
+from var_core.routing.checks import check_attach
+from var_core.routing.forcing import Forcer
 from var_core.routing.inputs import text_inputs
 from var_core.routing.scoring import identify_layout
 from var_core.routing.sites import find_sites
@@ -87,3 +90,22 @@ def test_scoring_is_the_same_in_half_precision(results, family, dtype):
     identified = identify_layout(sites, batch)
     assert {layer.scoring for layer in identified.layout.layers} == {results[family].scoring}
     assert set(identified.basis) == {"fitted"}
+    assert max(check_attach(model, sites, text_inputs(model, tokens(1, 8)))) < 1e-2
+
+
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "zaya", "doge", "switch_transformers"])
+def test_parts_that_are_offloaded_are_read_like_others(family, tmp_path):
+    """Weights on disk are meta tensors between calls; accelerate brings them in around each module's forward."""
+    model = build_family(family)
+    inputs = text_inputs(model, tokens())
+    output, batch = run(model, find_sites(model), inputs)
+    disk_offload(model, tmp_path, execution_device=torch.device("cpu"), offload_buffers=True)
+    assert any(parameter.is_meta for parameter in model.parameters())
+    sites = find_sites(model)
+    again, offloaded = run(model, sites, inputs)
+    assert torch.equal(again, output)
+    assert torch.equal(offloaded.experts, batch.experts)
+    assert max(check_attach(model, sites, text_inputs(model, tokens(1, 8)))) < EXACT
+    if sites[0].forceable:
+        same = {s.layer: (batch.experts[s.layer], batch.weights[s.layer]) for s in sites}
+        assert torch.equal(run(model, sites, inputs, Forcer(sites, same))[0], output)

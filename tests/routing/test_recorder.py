@@ -3,13 +3,15 @@
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import MixtralConfig, MixtralModel
 
 from moe_families.build import build_family
 from moe_families.build import tokens as family_tokens
-from moe_models import VOCABULARY, build_model
+from moe_models import COMMON, VOCABULARY, build_model
 from var_core.errors import VarError
 from var_core.routing.inputs import text_inputs
 from var_core.routing.recorder import Recorder
+from var_core.routing.scoring import identify_layout
 from var_core.routing.sites import find_sites
 
 
@@ -112,6 +114,20 @@ def test_gradient_checkpointing_is_an_error_not_a_second_count(tokens):
         loss = model.model(input_ids=tokens, use_cache=False).last_hidden_state.sum()
         with pytest.raises(VarError, match="switch gradient checkpointing off"):
             loss.backward()
+
+
+def test_layers_with_fewer_experts_are_padded(tokens):
+    """A real block with 4 experts and one choice between blocks with 8 and 2."""
+    model = build_model("mixtral")
+    small = MixtralConfig(**COMMON, num_local_experts=4, num_experts_per_tok=1)
+    model.model.layers[1].mlp = MixtralModel(small).layers[1].mlp.requires_grad_(False)
+    sites, batch, _ = run(model, tokens)
+    assert batch.logits[1, :, 4:].isneginf().all() and batch.logits.isfinite()[[0, 2]].all()
+    assert batch.logits[1, :, :4].isfinite().all()
+    assert (batch.experts[1, :, 1] == 8).all() and (batch.experts[1, :, 0] < 4).all()
+    assert (batch.weights[1, :, 1] == 0).all()
+    layers = identify_layout(sites, batch).layout.layers
+    assert [(layer.experts, layer.top_k) for layer in layers] == [(8, 2), (4, 1), (8, 2)]
 
 
 class NoWaiting(TorchDispatchMode):

@@ -102,11 +102,12 @@ class JetMoeReader(Reader):
         total = block.bias.float().expand_as(hidden).clone()
         for expert in decision.experts.unique().tolist():
             token, slot = torch.where(decision.experts == expert)
-            inner = functional.linear(hidden[token], block.input_linear.weight[expert])
+            sizes = [len(token) * (each == expert) for each in range(site.number_of_experts)]
+            inner = block.input_linear.forward(hidden[token], sizes)
             if not self._is_attention:
                 gate, up = inner.chunk(2, dim=-1)
                 inner = block.activation(gate) * up
-            outer = functional.linear(inner, block.output_linear.weight[expert]).float()
+            outer = block.output_linear.forward(inner, sizes).float()
             total.index_add_(0, token, outer * decision.weights[token, slot, None].float())
         return actual, total
 

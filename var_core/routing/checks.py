@@ -117,7 +117,7 @@ def check_documents_are_isolated(model: nn.Module, vocabulary: int, device: torc
     tokens = torch.stack([torch.cat([first, first]), torch.cat([(first + 1).remainder(vocabulary), first])])
     positions = torch.arange(half).repeat(2).expand(2, -1)
     with torch.inference_mode():
-        states = model(**text_inputs(model, tokens.to(device), positions.to(device))).last_hidden_state.float()
+        states = model(**text_inputs(model, tokens.to(device), positions.to(device)))[0].float()
     leak = (states[0, half:] - states[1, half:]).abs().max()
     if leak > 1e-2 * states.abs().max():
         raise VarError(
