@@ -41,7 +41,7 @@ class Row:
         Largest relative difference between a layer's output and the sum of the single experts that were recorded.
     top_k_of_logits : bool
         Whether picking the top k of the logits would have given the selection.
-    forced : str or None
+    unforceable : str or None
         Why it cannot be forced; None if it can.
     permuted, unforced : float
         Relative change of the model's output after its experts were permuted: with permuted decisions forced, and
@@ -66,7 +66,7 @@ class Row:
     basis: str = ""
     recombination: float = float("nan")
     top_k_of_logits: bool = False
-    forced: str | None = None
+    unforceable: str | None = None
     permuted: float = float("nan")
     unforced: float = float("nan")
     isolates: bool = False
@@ -100,7 +100,7 @@ def examine(family: str) -> Row:
         basis=_joined(identified.basis),
         recombination=max(errors),
         top_k_of_logits=_is_top_k(identified, batch),
-        forced=unforceable,
+        unforceable=unforceable,
         permuted=permuted,
         unforced=unforced,
         isolates=isolates,

@@ -1,6 +1,7 @@
 """The page of supported models, written from what the tiny models of all families did.
 
-``PYTHONPATH=tests python -m moe_families.page docs/reference/supported-models.md``
+``PYTHONPATH=tests python -m moe_families.page docs/reference/supported-models.md``; without a file, it only prints
+the matrix with the measured figures.
 """
 
 import functools
@@ -46,7 +47,7 @@ def render(results: tuple[Row, ...]) -> str:
     """Write the page."""
     captured = [row for row in results if row.refused is None]
     contract = [row for row in captured if row.reader == "contract"]
-    forced = [row for row in captured if row.forced is None]
+    forced = [row for row in captured if row.unforceable is None]
     fitted = [row for row in captured if row.basis == "fitted"]
     apart = [row for row in captured if row.isolates]
     wrapped = [row for row in captured if row.wrapped]
@@ -73,7 +74,7 @@ def render(results: tuple[Row, ...]) -> str:
         "## Refused",
         "\n".join(f"* **{row.family}**: {row.refused}" for row in results if row.refused is not None),
         "## Not forced",
-        "\n".join(f"* **{row.family}**: {row.forced}" for row in captured if row.forced is not None),
+        "\n".join(f"* **{row.family}**: {row.unforceable}" for row in captured if row.unforceable is not None),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -119,7 +120,7 @@ def _line(row: Row) -> str:
         scoring,
         _yes(row.top_k_of_logits),
         _yes(row.recombination < EXACT),
-        _yes(row.forced is None and row.permuted < EXACT < row.unforced),
+        _yes(row.unforceable is None and row.permuted < EXACT < row.unforced),
         _yes(row.isolates),
         NOTES.get(row.family, ""),
     ]
@@ -130,9 +131,27 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
+def matrix(results: tuple[Row, ...]) -> str:
+    """Write the measured figures as plain text, a line a family, and the counts; these may differ between machines."""
+    lines = [
+        f"{'family':23}{'sites':>5}{'E':>4}{'k':>7}  {'scoring':23}{'recombined':>11}  {'forced':>8}{'unforced':>9}"
+    ]
+    for row in results:
+        if row.refused is not None:
+            lines.append(f"{row.family:23}refused")
+            continue
+        scoring = f"{row.scoring} {row.basis}"
+        forced = f"{row.permuted:8.0e}{row.unforced:9.1g}" if row.unforceable is None else f"{'no':>8}"
+        layers = f"{row.sites:5}{row.experts:>4}{row.top_k:>7}"
+        lines.append(f"{row.family:23}{layers}  {scoring:23}{row.recombination:11.1e}  {forced}")
+    captured = [row for row in results if row.refused is None]
+    exact = sum(row.recombination < EXACT for row in captured)
+    forced_count = sum(row.unforceable is None and row.permuted < EXACT < row.unforced for row in captured)
+    lines.append(f"{len(captured)} of {len(results)} captured, {exact} exact, {forced_count} forced")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    page = render(rows())
+    print(matrix(rows()))
     if len(sys.argv) > 1:
-        write_text(Path(sys.argv[1]), page)
-    else:
-        print(page)
+        write_text(Path(sys.argv[1]), render(rows()))

@@ -44,9 +44,9 @@ def test_family(results, family):
     assert row.recombination < EXACT
     assert row.reader == ("adapter" if family in ADAPTED else "contract")
     if family in ADAPTED:
-        assert row.forced
+        assert row.unforceable
     else:
-        assert row.forced is None
+        assert row.unforceable is None
         assert row.permuted < EXACT
         assert row.unforced > 0.1, "the control: permuted experts without forcing change what the model computes"
 
