@@ -29,7 +29,7 @@ RUNS = CONFIG.runs
 SHARDS = CONFIG.capture.shards.model_dump()
 # Settings of capture that change results; a change of the others (device, checkpoint interval) reruns nothing.
 RESULT_OF_MODEL = {"dtype", "expect", "trust_remote_code"}
-RESULT_OF_CAPTURE = {"batch_sequences", "seed"}
+RESULT_OF_CAPTURE = {"batch_sequences", "max_state_mb", "seed"}
 TABLES = ("token_stats", "expert_counts", "layer_stats")
 DEMO_MODELS = [
     name for name, model in CONFIG.models.items() if isinstance(model, DemoModel)

@@ -50,6 +50,19 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file to read parts of it.
+
+    Raises
+    ------
+    VarError
+        If the file is missing or damaged, or is not Parquet.
+    """
+    with _readable(path), pq.ParquetFile(path) as file:
+        yield file
+
+
 def read_provenance(path: Path) -> dict[str, Any]:
     """Return the provenance record of a Parquet file written by this project.
 

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from moe_models import COMMON, VOCABULARY, build_model
 from statistics_routed import by_the_book
 from var_core.capture import job
-from var_core.capture.job import capture_shard, plan_batches
+from var_core.capture.batches import plan_batches
+from var_core.capture.job import capture_shard
 from var_core.capture.outputs import CaptureOutputs
 from var_core.config.capture import CaptureConfig
 from var_core.config.models import FolderModel

@@ -1,17 +1,19 @@
 """Capturing one shard: forward passes, statistics on the fly, checkpoints, and the final files."""
 
 import importlib.metadata
-import itertools
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from var_core.capture.batches import Batch, plan_batches
 from var_core.capture.checkpoint import CheckpointFolder, Progress
+from var_core.capture.lock import ShardLock
+from var_core.capture.memory import Halving, SpoiltStateError, is_out_of_memory, joined, of_tokens
 from var_core.capture.outputs import CaptureOutputs, Parts
 from var_core.capture.plan import CapturePlan, result_settings, site_records
+from var_core.capture.stopping import StoppedError, StopRequest
 from var_core.config.capture import CaptureConfig
 from var_core.config.models import ModelConfig
 from var_core.corpus.shards import TokenShard, position_ids, read_token_shard
@@ -28,36 +30,6 @@ from var_core.traces.batch import trace_rows
 _LOGGER = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A run of sequences of one domain: rows ``start`` to ``stop`` of the shard."""
-
-    index: int
-    domain: str
-    start: int
-    stop: int
-    ends_domain: bool
-
-
-def plan_batches(domains: np.ndarray, batch_sequences: int) -> list[Batch]:
-    """Cut a shard's rows into batches of at most `batch_sequences`, never across a domain's border.
-
-    Parameters
-    ----------
-    domains : numpy.ndarray
-        Domain of every sequence, [S], equal domains adjacent.
-    batch_sequences : int
-        Sequences a batch.
-    """
-    batches: list[Batch] = []
-    starts = [0, *(np.flatnonzero(domains[1:] != domains[:-1]) + 1), len(domains)]
-    for first, last in itertools.pairwise(starts):
-        for start in range(first, last, batch_sequences):
-            stop = min(start + batch_sequences, last)
-            batches.append(Batch(len(batches), str(domains[first]), int(start), int(stop), stop == last))
-    return batches
-
-
 def capture_shard(
     shard: Path,
     shards: int,
@@ -66,12 +38,13 @@ def capture_shard(
     config: CaptureConfig,
     outputs: CaptureOutputs,
     code: str,
+    seconds: float | None = None,
 ) -> None:
     """Capture the routing of one shard of sequences.
 
     Interrupted, it continues from its last checkpoint when called again with the same arguments: nothing is
     counted twice, and the files are byte for byte those of an undisturbed run (on the CPU, with the same number
-    of threads).
+    of threads, where memory did not run out: a batch that had to be halved may differ in the last digits of floats).
 
     Parameters
     ----------
@@ -89,17 +62,26 @@ def capture_shard(
         Where the files go.
     code : str
         Digest of the stage's code.
+    seconds : float, optional
+        Time that the job has, from now; it ends ``capture.deadline_margin_s`` before, with a checkpoint.
 
     Raises
     ------
     VarError
-        If the shard does not fit the model, the model is not supported, or more logits than allowed are not finite.
+        If the shard does not fit the model, the model is not supported, more logits than allowed are not finite,
+        memory does not suffice for one sequence, the disk is full, another process captures the shard, or the job
+        was stopped by its deadline, SIGTERM or SIGUSR1 before it was done.
     """
-    tokens = read_token_shard(shard)
-    loaded = load_base_model(model_record, model_config, device=config.device)
-    _check_lengths(tokens, loaded, shard)
-    job = _Job(tokens, loaded, model_config, config, outputs, shards, code, shard)
-    job.run()
+    stop = StopRequest(seconds, config.deadline_margin_s)
+    # Before the model is loaded, so that a process that has to wait holds no memory meanwhile.
+    with ShardLock(outputs.lock, config.lock_stale_s, config.lock_wait_s) as lock:
+        outputs.remove_asides()
+        tokens = read_token_shard(shard)
+        loaded = load_base_model(model_record, model_config, device=config.device)
+        _check_lengths(tokens, loaded, shard)
+        job = _Job(tokens, loaded, model_config, config, outputs, shards, code, shard)
+        with stop:
+            job.run(lock, stop)
 
 
 def _check_lengths(tokens: TokenShard, loaded: LoadedModel, shard: Path) -> None:
@@ -156,54 +138,107 @@ class _Job:
             content=tokens.provenance["content"],
         )
         layout = RouterLayout.uniform(len(self._sites), self._sites[0].number_of_experts, top_k)
-        self._accumulator = Accumulator(layout, loaded.vocabulary, self._device, config.seed)
+        limit = None if config.max_state_mb is None else config.max_state_mb * 1_000_000
+        self._accumulator = Accumulator(layout, loaded.vocabulary, self._device, config.seed, limit)
+        length = tokens.input_ids.shape[1]
+        self._forwards = Halving(config.batch_sequences, length, self._device)
+        self._reductions = Halving(config.batch_sequences, length, self._device)
 
-    def run(self) -> None:
+    def run(self, lock: ShardLock, stop: StopRequest) -> None:
         """Capture all batches that are left and write the final files."""
-        state = CheckpointFolder(self._outputs.state_folder(self._plan.shard_digest), self._plan.shard_digest)
-        for other in self._outputs.other_state_folders(self._plan.shard_digest):
+        digest = self._plan.shard_digest
+        state = CheckpointFolder(self._outputs.state_folder(digest), digest, lock.check)
+        for other in self._outputs.other_state_folders(digest):
             _LOGGER.warning("%s: a checkpoint of another plan; not used, removed when this shard is whole", other)
+        parts = None
+        while parts is None:
+            try:
+                parts = self._capture_rest(state, stop)
+            except SpoiltStateError as spoilt:
+                _LOGGER.warning("%s: back to the last checkpoint", spoilt)
+        parts.assemble(self._outputs, {**self._plan.provenance(), "tokens": self._tokens.input_ids.size})
+        state.remove()
+        for other in self._outputs.other_state_folders(digest):
+            CheckpointFolder(other, "").remove()
+
+    def _capture_rest(self, state: CheckpointFolder, stop: StopRequest) -> Parts:
+        """Capture the batches that the last checkpoint does not hold; return the parts of the whole shard."""
         progress = self._resume(state)
         self._refuse_nonfinite(progress)  # the limit may be lower than when the checkpoint was written
         parts = Parts(state, progress)
         tokens_done = sum(self._tokens_of(batch) for batch in self._batches[: progress.batches])
-        since_checkpoint = 0
+        unsaved = 0
+
+        def save() -> None:
+            nonlocal unsaved
+            if unsaved:
+                parts.flush_trace()
+                state.save(progress, self._accumulator.state())
+                unsaved = 0
+
+        def stop_if_asked() -> None:
+            if reason := stop.reason():
+                save()
+                raise StoppedError(
+                    f"stopped at {bar.done} of {bar.total} tokens: {reason}; run again to continue ({title})"
+                )
+
         title = f"capture {self._plan.run} {self._plan.split} {self._plan.shard}"
         with (
             Recorder(self._sites) as recorder,
             ProgressBar(self._tokens.input_ids.size, "token", title, tokens_done) as bar,
         ):
             for batch in self._batches[progress.batches :]:
+                stop_if_asked()
+                self._make_room(batch, progress, parts)
                 self._capture(batch, recorder, parts)
                 self._refuse_nonfinite(progress)
                 progress.batches = batch.index + 1
-                since_checkpoint += self._tokens_of(batch)
+                unsaved += self._tokens_of(batch)
                 if batch.ends_domain:
-                    parts.add_domain(batch.index, self._accumulator.tables(batch.domain))
-                    progress.nonfinite = self._nonfinite(progress)
-                    self._accumulator.reset()
-                if since_checkpoint >= self._config.checkpoint_tokens:
-                    parts.flush_trace()
-                    state.save(progress, self._accumulator.state())
-                    since_checkpoint = 0
+                    self._put_away(batch.domain, progress, parts)
+                parts.flush_large_trace()
+                if unsaved >= self._config.checkpoint_tokens:
+                    save()
                 bar.advance(self._tokens_of(batch))
-            parts.flush_trace()
-        parts.assemble(self._outputs, {**self._plan.provenance(), "tokens": self._tokens.input_ids.size})
-        state.remove()
-        for other in self._outputs.other_state_folders(self._plan.shard_digest):
-            CheckpointFolder(other, "").remove()
+            save()
+            stop_if_asked()
+        return parts
 
     def _resume(self, state: CheckpointFolder) -> Progress:
         saved = state.load()
         if saved is None:
+            self._accumulator.reset()
             return Progress()
         progress, tensors = saved
         self._accumulator.load_state(tensors)
         _LOGGER.info("resuming at batch %d of %d", progress.batches, len(self._batches))
         return progress
 
+    def _make_room(self, batch: Batch, progress: Progress, parts: Parts) -> None:
+        """Put statistics on disk if a batch's would not fit beside them; a matter of the tokens alone."""
+        token_ids = self._on_device(self._tokens.input_ids, slice(batch.start, batch.stop)).flatten()
+        if self._accumulator.has_room(token_ids):
+            return
+        if not parts.hold_all:
+            self._put_away(batch.domain, progress, parts)
+        if not self._accumulator.has_room(token_ids):
+            raise VarError(
+                f"capture.max_state_mb: {self._config.max_state_mb} MB do not hold the statistics of one batch of "
+                f"{batch.stop - batch.start} sequences; raise it, or lower capture.batch_sequences"
+            )
+
+    def _put_away(self, domain: str, progress: Progress, parts: Parts) -> None:
+        """Put the statistics since the last time on disk, and begin anew."""
+        parts.add_statistics(self._accumulator.tables(domain))
+        progress.nonfinite = self._nonfinite(progress)
+        self._accumulator.reset()
+
     def _tokens_of(self, batch: Batch) -> int:
         return (batch.stop - batch.start) * self._tokens.input_ids.shape[1]
+
+    def _on_device(self, array: np.ndarray, rows: slice) -> torch.Tensor:
+        return torch.from_numpy(array[rows].astype(np.int64)).to(self._device)
 
     def _forward(self, rows: slice, recorder: Recorder) -> tuple[torch.Tensor, RoutedBatch]:
         """Run the model over some sequences; no LM head, no cache of keys and values."""
@@ -225,11 +260,36 @@ class _Job:
         return top_k
 
     def _capture(self, batch: Batch, recorder: Recorder, parts: Parts) -> None:
+        """Decide first, then count: what fails before the first count has changed nothing, and is simply repeated."""
         rows = slice(batch.start, batch.stop)
-        input_ids, routed = self._forward(rows, recorder)
-        document = torch.from_numpy(self._tokens.document[rows].astype(np.int64)).to(self._device)
+        pieces = self._forwards.map(lambda piece: self._forward(piece, recorder)[1], rows, "the forward pass")
+        routed = joined(pieces)
+        tried = 0
+        try:
+            for piece in self._reductions.pieces(rows):
+                tried = piece.stop - piece.start
+                self._reduce(batch, piece, routed, parts)
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # What a count had changed before it failed is not known; the last checkpoint is.
+        del routed, pieces
+        self._reductions.halve(tried, "counting")
+        raise SpoiltStateError(f"batch {batch.index} was counted in part when memory ran out")
+
+    def _reduce(self, batch: Batch, rows: slice, routed: RoutedBatch, parts: Parts) -> None:
+        """Count some rows of a batch; pairs are within sequences, so cutting between these loses none."""
+        first = rows.start - batch.start
+        length = self._tokens.input_ids.shape[1]
+        routed = of_tokens(routed, slice(first * length, (rows.stop - batch.start) * length))
+        tokens = TokenBatch.from_sequences(
+            self._on_device(self._tokens.input_ids, rows), self._on_device(self._tokens.document, rows)
+        )
+        # A batch that is counted whole has its own number; further pieces have numbers that no batch has.
+        shuffle_index = batch.index + first * len(self._batches)
         with torch.inference_mode():
-            quantities = self._accumulator.update(TokenBatch.from_sequences(input_ids, document), routed, batch.index)
+            quantities = self._accumulator.update(tokens, routed, shuffle_index)
         if self._outputs.trace:
             parts.add_trace(
                 trace_rows(

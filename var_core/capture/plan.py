@@ -80,6 +80,7 @@ def result_settings(config: CaptureConfig, dtype: str, isolate_documents: bool) 
     """The settings that change what is captured; the others only how, or whether it is accepted."""
     return {
         "batch_sequences": config.batch_sequences,
+        "max_state_mb": config.max_state_mb,
         "seed": config.seed,
         "dtype": dtype,
         "isolate_documents": isolate_documents,
