@@ -9,8 +9,9 @@ import torch
 
 from var_core.capture.batches import Batch, plan_batches
 from var_core.capture.checkpoint import CheckpointFolder, Progress
+from var_core.capture.counting import Counting
 from var_core.capture.lock import ShardLock
-from var_core.capture.memory import Halving, SpoiltStateError, is_out_of_memory, joined, of_tokens
+from var_core.capture.memory import Halving, SpoiltStateError, joined
 from var_core.capture.outputs import CaptureOutputs, Parts
 from var_core.capture.plan import CapturePlan, result_settings, site_records
 from var_core.capture.stopping import StoppedError, StopRequest
@@ -23,9 +24,8 @@ from var_core.progress import Progress as ProgressBar
 from var_core.routing.batch import RoutedBatch, RouterLayout
 from var_core.routing.checks import check_documents_are_isolated, check_expectation, check_softmax_scoring
 from var_core.routing.recorder import Recorder
-from var_core.routing.sites import Site, find_sites
-from var_core.statistics.accumulator import Accumulator, TokenBatch
-from var_core.traces.batch import trace_rows
+from var_core.routing.sites import find_sites
+from var_core.statistics.accumulator import Accumulator
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -139,10 +139,9 @@ class _Job:
         )
         layout = RouterLayout.uniform(len(self._sites), self._sites[0].number_of_experts, top_k)
         limit = None if config.max_state_mb is None else config.max_state_mb * 1_000_000
-        self._accumulator = Accumulator(layout, loaded.vocabulary, self._device, config.seed, limit)
-        length = tokens.input_ids.shape[1]
-        self._forwards = Halving(config.batch_sequences, length, self._device)
-        self._reductions = Halving(config.batch_sequences, length, self._device)
+        accumulator = Accumulator(layout, loaded.vocabulary, self._device, config.seed, limit)
+        self._counting = Counting(accumulator, tokens, len(self._batches), config, outputs.trace)
+        self._forwards = Halving(config.batch_sequences, tokens.input_ids.shape[1], self._device)
 
     def run(self, lock: ShardLock, stop: StopRequest) -> None:
         """Capture all batches that are left and write the final files."""
@@ -173,7 +172,7 @@ class _Job:
             nonlocal unsaved
             if unsaved:
                 parts.flush_trace()
-                state.save(progress, self._accumulator.state())
+                state.save(progress, self._counting.accumulator.state())
                 unsaved = 0
 
         def stop_if_asked() -> None:
@@ -190,13 +189,13 @@ class _Job:
         ):
             for batch in self._batches[progress.batches :]:
                 stop_if_asked()
-                self._make_room(batch, progress, parts)
+                self._counting.make_room(batch, progress, parts)
                 self._capture(batch, recorder, parts)
                 self._refuse_nonfinite(progress)
                 progress.batches = batch.index + 1
                 unsaved += self._tokens_of(batch)
                 if batch.ends_domain:
-                    self._put_away(batch.domain, progress, parts)
+                    self._counting.put_away(batch.domain, progress, parts)
                 parts.flush_large_trace()
                 if unsaved >= self._config.checkpoint_tokens:
                     save()
@@ -208,37 +207,27 @@ class _Job:
     def _resume(self, state: CheckpointFolder) -> Progress:
         saved = state.load()
         if saved is None:
-            self._accumulator.reset()
+            self._counting.accumulator.reset()
             return Progress()
         progress, tensors = saved
-        self._accumulator.load_state(tensors)
+        self._counting.accumulator.load_state(tensors)
         _LOGGER.info("resuming at batch %d of %d", progress.batches, len(self._batches))
         return progress
 
-    def _make_room(self, batch: Batch, progress: Progress, parts: Parts) -> None:
-        """Put statistics on disk if a batch's would not fit beside them; a matter of the tokens alone."""
-        token_ids = self._on_device(self._tokens.input_ids, slice(batch.start, batch.stop)).flatten()
-        if self._accumulator.has_room(token_ids):
-            return
-        if not parts.hold_all:
-            self._put_away(batch.domain, progress, parts)
-        if not self._accumulator.has_room(token_ids):
-            raise VarError(
-                f"capture.max_state_mb: {self._config.max_state_mb} MB do not hold the statistics of one batch of "
-                f"{batch.stop - batch.start} sequences; raise it, or lower capture.batch_sequences"
+    def _refuse_nonfinite(self, progress: Progress) -> None:
+        counts = self._counting.nonfinite(progress)
+        if sum(counts) > self._config.max_nonfinite:
+            named = ", ".join(
+                f"{counts[s.layer]} at layer {s.layer} ({s.path})" for s in self._sites if counts[s.layer]
             )
-
-    def _put_away(self, domain: str, progress: Progress, parts: Parts) -> None:
-        """Put the statistics since the last time on disk, and begin anew."""
-        parts.add_statistics(self._accumulator.tables(domain))
-        progress.nonfinite = self._nonfinite(progress)
-        self._accumulator.reset()
+            raise VarError(
+                f"{self._shard}: decisions with NaN or infinite router logits: {named}; they are never averaged in. "
+                "Load the model in a wider dtype (models.<name>.dtype), or allow them with capture.max_nonfinite "
+                f"(now {self._config.max_nonfinite})"
+            )
 
     def _tokens_of(self, batch: Batch) -> int:
         return (batch.stop - batch.start) * self._tokens.input_ids.shape[1]
-
-    def _on_device(self, array: np.ndarray, rows: slice) -> torch.Tensor:
-        return torch.from_numpy(array[rows].astype(np.int64)).to(self._device)
 
     def _forward(self, rows: slice, recorder: Recorder) -> tuple[torch.Tensor, RoutedBatch]:
         """Run the model over some sequences; no LM head, no cache of keys and values."""
@@ -263,60 +252,4 @@ class _Job:
         """Decide first, then count: what fails before the first count has changed nothing, and is simply repeated."""
         rows = slice(batch.start, batch.stop)
         pieces = self._forwards.map(lambda piece: self._forward(piece, recorder)[1], rows, "the forward pass")
-        routed = joined(pieces)
-        tried = 0
-        try:
-            for piece in self._reductions.pieces(rows):
-                tried = piece.stop - piece.start
-                self._reduce(batch, piece, routed, parts)
-            return
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        # What a count had changed before it failed is not known; the last checkpoint is.
-        del routed, pieces
-        self._reductions.halve(tried, "counting")
-        raise SpoiltStateError(f"batch {batch.index} was counted in part when memory ran out")
-
-    def _reduce(self, batch: Batch, rows: slice, routed: RoutedBatch, parts: Parts) -> None:
-        """Count some rows of a batch; pairs are within sequences, so cutting between these loses none."""
-        first = rows.start - batch.start
-        length = self._tokens.input_ids.shape[1]
-        routed = of_tokens(routed, slice(first * length, (rows.stop - batch.start) * length))
-        tokens = TokenBatch.from_sequences(
-            self._on_device(self._tokens.input_ids, rows), self._on_device(self._tokens.document, rows)
-        )
-        # A batch that is counted whole has its own number; further pieces have numbers that no batch has.
-        shuffle_index = batch.index + first * len(self._batches)
-        with torch.inference_mode():
-            quantities = self._accumulator.update(tokens, routed, shuffle_index)
-        if self._outputs.trace:
-            parts.add_trace(
-                trace_rows(
-                    self._tokens.sequence[rows],
-                    self._tokens.input_ids[rows],
-                    self._tokens.document[rows],
-                    batch.domain,
-                    routed,
-                    quantities,
-                )
-            )
-
-    def _nonfinite(self, progress: Progress) -> list[int]:
-        """Decisions left out at every layer so far: those of finished domains, and of the one under way."""
-        counts = self._accumulator.nonfinite.tolist()
-        return [sum(pair) for pair in zip(progress.nonfinite or [0] * len(counts), counts, strict=True)]
-
-    def _refuse_nonfinite(self, progress: Progress) -> None:
-        counts = self._nonfinite(progress)
-        if sum(counts) > self._config.max_nonfinite:
-            named = _named_counts(self._sites, counts)
-            raise VarError(
-                f"{self._shard}: decisions with NaN or infinite router logits: {named}; they are never averaged in. "
-                "Load the model in a wider dtype (models.<name>.dtype), or allow them with capture.max_nonfinite "
-                f"(now {self._config.max_nonfinite})"
-            )
-
-
-def _named_counts(sites: tuple[Site, ...], counts: list[int]) -> str:
-    return ", ".join(f"{counts[s.layer]} at layer {s.layer} ({s.path})" for s in sites if counts[s.layer])
+        self._counting.count(batch, joined(pieces), parts)
