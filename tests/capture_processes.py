@@ -9,6 +9,8 @@ import importlib
 import json
 import logging
 import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,10 +27,15 @@ class CaptureProcesses:
     def __init__(self, parent: subprocess.Popen, shard: Path, model: Path) -> None:
         self._parent, self._shard, self._model = parent, shard, model
 
-    def start(self, folder: Path, log: Path, seconds: float | None = None, **config: Any) -> int:
-        """Start a capture into a folder; return the process's number."""
+    def start(
+        self, folder: Path, log: Path, seconds: float | None = None, largest_file: int | None = None, **config: Any
+    ) -> int:
+        """Start a capture into a folder; return the process's number.
+
+        It has `seconds` of time, and can write files of at most `largest_file` bytes, if those are given.
+        """
         order = {"shard": str(self._shard), "model": str(self._model), "folder": str(folder), "log": str(log)}
-        return self._ask({**order, "seconds": seconds, "config": config})
+        return self._ask({**order, "seconds": seconds, "largest_file": largest_file, "config": config})
 
     def wait(self, process: int) -> int:
         """Wait for a capture to end; return its exit status. Until then its number is no other process's."""
@@ -71,14 +78,29 @@ def main() -> None:
             os._exit(_capture(**order))
 
 
-def _capture(shard: str, model: str, folder: str, log: str, seconds: float | None, config: dict[str, Any]) -> int:
+def _capture(
+    shard: str,
+    model: str,
+    folder: str,
+    log: str,
+    seconds: float | None,
+    largest_file: int | None,
+    config: dict[str, Any],
+) -> int:
     from captures import CONFIG, capture
     from var_core.errors import VarError
 
     logging.basicConfig(filename=log, level=logging.INFO, format="%(message)s")
     settings = CONFIG.model_copy(update=config)
+    if largest_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+        logging.raiseExceptions = False  # the log is a file too
     try:
-        capture(Path(shard), Path(model), Path(folder), settings, seconds=seconds)
+        try:
+            capture(Path(shard), Path(model), Path(folder), settings, seconds=seconds)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     except VarError as error:
         logging.error("error: %s", error)
         return 1

@@ -130,9 +130,8 @@ def kill_and_resume(tmp_path, shard, model, kills: list[str | float]) -> collect
     assert (stats.groupby("layer")["n"].sum() == SEQUENCES * LENGTH).all(), "nothing is counted twice"
     trace = pq.read_table(folder / "heldout-00000.trace.parquet").to_pandas()
     assert len(trace) == len(trace.drop_duplicates(["sequence", "position", "layer"])) == SEQUENCES * LENGTH * 3
-    print(
-        f"\nseed {SEED}, undisturbed {undisturbed:.1f} s, {sum(hits.values())} kills: {dict(hits)}, {missed} more missed their moment"
-    )
+    killed = f"{sum(hits.values())} kills: {dict(hits)}; {missed} missed their moment"
+    print(f"\nseed {SEED}, {undisturbed:.1f} s undisturbed, {killed}")
     return hits
 
 
