@@ -11,7 +11,7 @@ from var_core.capture.batches import Batch, plan_batches
 from var_core.capture.checkpoint import CheckpointFolder, Progress
 from var_core.capture.counting import Counting
 from var_core.capture.lock import ShardLock
-from var_core.capture.memory import Halving, SpoiltStateError, joined
+from var_core.capture.memory import Halving, SpoiltStateError, joined, out_of_memory_in_one_line
 from var_core.capture.outputs import CaptureOutputs, Parts
 from var_core.capture.plan import CapturePlan, result_settings, site_records
 from var_core.capture.stopping import StoppedError, StopRequest
@@ -77,9 +77,10 @@ def capture_shard(
     with ShardLock(outputs.lock, config.lock_stale_s, config.lock_wait_s) as lock:
         outputs.remove_asides()
         tokens = read_token_shard(shard)
-        loaded = load_base_model(model_record, model_config, device=config.device)
-        _check_lengths(tokens, loaded, shard)
-        job = _Job(tokens, loaded, model_config, config, outputs, shards, code, shard)
+        with out_of_memory_in_one_line("loading the model and trying it on 1 sequence"):
+            loaded = load_base_model(model_record, model_config, device=config.device)
+            _check_lengths(tokens, loaded, shard)
+            job = _Job(tokens, loaded, model_config, config, outputs, shards, code, shard)
         with stop:
             job.run(lock, stop)
 
@@ -208,6 +209,7 @@ class _Job:
         saved = state.load()
         if saved is None:
             self._counting.accumulator.reset()
+            _LOGGER.info("beginning with the first batch of %d", len(self._batches))
             return Progress()
         progress, tensors = saved
         self._counting.accumulator.load_state(tensors)

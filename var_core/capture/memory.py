@@ -2,7 +2,8 @@
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -88,19 +89,15 @@ class Halving:
             If it was one.
         """
         if tried == 1:
-            raise VarError(
-                f"memory of {self._device} ran out in {what} over 1 sequence of {self._length} tokens; lower "
-                "sequences.length, load the model in a narrower dtype (models.<name>.dtype), choose another "
-                "capture.device, or set capture.max_state_mb; fewer capture.batch_sequences would not help"
-            )
+            raise _too_little(f"memory of {self._device} ran out in {what} over 1 sequence of {self._length} tokens")
         self.sequences = tried // 2
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         _LOGGER.warning(
             "memory of %s ran out in %s over %d sequences; repeated with %d, and so from here on (floats may differ in "
-            "their last digits from a run with capture.batch_sequences=%d and enough memory)",
-            self._device, what, tried, self.sequences, self.sequences,
+            "their last digits from a run with enough memory); lower capture.batch_sequences to save the attempts",
+            self._device, what, tried, self.sequences,
         )  # fmt: skip
 
 
@@ -109,6 +106,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_ALLOCATOR)
+
+
+@contextmanager
+def out_of_memory_in_one_line(what: str) -> Iterator[None]:
+    """Say in one line what to do when memory runs out where nothing can be halved.
+
+    Raises
+    ------
+    VarError
+        If it did, in `what`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _too_little(f"memory ran out in {what}") from None
+
+
+def _too_little(where: str) -> VarError:
+    return VarError(
+        f"{where}; lower sequences.length, load the model in a narrower dtype (models.<name>.dtype), choose another "
+        "capture.device, or limit the statistics (capture.max_state_mb); fewer capture.batch_sequences would not help"
+    )
 
 
 def _unless_out_of_memory(work: Callable[[slice], _Result], piece: slice) -> list[_Result] | None:
