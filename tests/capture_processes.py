@@ -48,14 +48,14 @@ class CaptureProcesses:
 
 
 @contextmanager
-def capture_processes(shard: Path, model: Path) -> Iterator[CaptureProcesses]:
+def parent_of_captures() -> Iterator[subprocess.Popen]:
     """A parent of capture processes, which ends with the block."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as parent:
         try:
-            yield CaptureProcesses(parent, shard, model)
+            yield parent
         finally:
             parent.stdin.close()
             parent.wait(timeout=60)

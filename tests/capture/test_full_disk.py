@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from capture_processes import capture_processes
+from capture_processes import CaptureProcesses
 from captures import CONFIG, LENGTH, capture, contents, write_shard
 from var_core.errors import VarError
 from var_core.files import written_aside
@@ -24,20 +24,20 @@ def outcome(processes, folder, log, largest_file, **config):
     return lines[-1] if status else "done"
 
 
-def test_a_full_disk_leaves_the_last_good_state(tmp_path, model, caplog):
+def test_a_full_disk_leaves_the_last_good_state(tmp_path, model, parent, caplog):
     # Many sequences a batch: the trace, which is written last, is then larger than a checkpoint.
     shard = write_shard(tmp_path / "corpus.parquet", sequences=240)
     config = CONFIG.model_copy(update={"batch_sequences": 30, "checkpoint_tokens": 30 * LENGTH})
     whole = contents(capture(shard, model, tmp_path / "whole", config))
     out, log = tmp_path / "out", tmp_path / "log"
     messages = []
-    with capture_processes(shard, model) as processes:
-        for largest_file in (100, 10_000, 70_000, len(whole["trace"]) - 1):
-            messages.append(outcome(processes, out, log, largest_file, **config.model_dump(exclude={"shards"})))
-            held = [path for path in out.rglob("*") if path.is_file()]
-            assert not [path for path in held if path.name.endswith(".tmp") or ".lock" in path.name]
-            for path in out.glob("*.parquet"):
-                assert path.read_bytes() == whole[path.name.split(".")[1]], "a final file is whole or absent"
+    processes = CaptureProcesses(parent, shard, model)
+    for largest_file in (100, 10_000, 70_000, len(whole["trace"]) - 1):
+        messages.append(outcome(processes, out, log, largest_file, **config.model_dump(exclude={"shards"})))
+        held = [path for path in out.rglob("*") if path.is_file()]
+        assert not [path for path in held if path.name.endswith(".tmp") or ".lock" in path.name]
+        for path in out.glob("*.parquet"):
+            assert path.read_bytes() == whole[path.name.split(".")[1]], "a final file is whole or absent"
     assert all(re.fullmatch(r"error: \S+: no room to write \S+ \(File too large\); free space .+", m) for m in messages)
     assert "checkpoint-a.safetensors" in messages[2] and "heldout-00000.trace.parquet" in messages[3], messages
     caplog.set_level("INFO")

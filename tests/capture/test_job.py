@@ -1,7 +1,6 @@
 """Capture of a real (small, random-weight) MoE, compared with statistics by the book over a manual forward."""
 
 import itertools
-from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from captures import CONFIG, LENGTH, capture, contents, write_shard
+from captures import CONFIG, LENGTH, capture, contents, interrupted_at, write_shard
 from moe_models import COMMON, build_model
 from statistics_routed import by_the_book
 from var_core.capture import job
@@ -80,21 +79,6 @@ def test_every_token_is_counted_once_and_traced_once(tmp_path, shard, model):
     ids = np.array(pq.read_table(shard)["input_ids"].to_pylist())
     assert (trace.token_id.to_numpy() == ids[trace.sequence - 40, trace.position]).all()
     assert not (tmp_path / "out" / ".state").exists() or not list((tmp_path / "out" / ".state").iterdir())
-
-
-@contextmanager
-def interrupted_at(index):
-    """Let captures run until they reach a batch, as if the process ended there."""
-    original = job._Job._capture
-
-    def stop(self, batch, recorder, parts):
-        if batch.index == index:
-            raise InterruptedError
-        original(self, batch, recorder, parts)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(job._Job, "_capture", stop)
-        yield
 
 
 @pytest.mark.parametrize(("batches", "checkpointed"), [(1, 1), (2, 2), (3, 2), (4, 4)])

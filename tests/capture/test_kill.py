@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from capture_processes import CaptureProcesses, capture_processes
+from capture_processes import CaptureProcesses
 from captures import LENGTH, contents, write_shard
 from var_core.capture.outputs import CaptureOutputs
 
@@ -81,7 +81,7 @@ class Killer:
         return None
 
 
-def kill_and_resume(tmp_path, shard, model, kills: list[str | float]) -> collections.Counter:
+def kill_and_resume(tmp_path, processes, kills: list[str | float]) -> collections.Counter:
     """Kill captures at the given moments, resuming each; every shard that becomes whole must be the undisturbed one.
 
     A moment is a kind of write, or a share of the time that an undisturbed capture takes.
@@ -89,43 +89,38 @@ def kill_and_resume(tmp_path, shard, model, kills: list[str | float]) -> collect
     folder, log = tmp_path / "out", tmp_path / "log"
     hits: collections.Counter[str] = collections.Counter()
     missed = 0
-    with capture_processes(shard, model) as processes:
-        processes.wait(
-            processes.start(tmp_path / "whole", log)
-        )  # the first one reads what the operating system then holds
-        shutil.rmtree(tmp_path / "whole")
-        started = time.monotonic()
-        assert processes.wait(processes.start(tmp_path / "whole", log)) == 0
-        undisturbed = time.monotonic() - started
-        whole = contents(CaptureOutputs(tmp_path / "whole", "heldout-00000", trace=True))
-        killer = Killer(processes, folder, log)
+    processes.wait(processes.start(tmp_path / "whole", log))  # the first one reads what the operating system then holds
+    shutil.rmtree(tmp_path / "whole")
+    started = time.monotonic()
+    assert processes.wait(processes.start(tmp_path / "whole", log)) == 0
+    undisturbed = time.monotonic() - started
+    whole = contents(CaptureOutputs(tmp_path / "whole", "heldout-00000", trace=True))
+    killer = Killer(processes, folder, log)
 
-        def check_whole() -> None:
-            assert contents(CaptureOutputs(folder, "heldout-00000", trace=True)) == whole
-            assert [path.name for path in folder.rglob("*") if path.is_file() and ".parquet" not in path.name] == []
-            assert not list(folder.glob(".*.tmp")), "nothing is left aside"
+    def check_whole() -> None:
+        assert contents(CaptureOutputs(folder, "heldout-00000", trace=True)) == whole
+        assert [path.name for path in folder.rglob("*") if path.is_file() and ".parquet" not in path.name] == []
+        assert not list(folder.glob(".*.tmp")), "nothing is left aside"
 
-        for moment in kills:
-            for _ in range(20):
-                death = (
-                    killer.kill_while(moment) if isinstance(moment, str) else killer.kill_after(moment * undisturbed)
-                )
-                if death.moment is None:  # it was done before; that shard is whole now, go on with a new one
-                    check_whole()
-                    shutil.rmtree(folder)
-                elif isinstance(moment, float) or death.moment == moment:
-                    break
-                else:  # it got on between being seen and being killed
-                    missed += 1
-            else:
-                pytest.fail(f"no process could be killed in the moment {moment!r}")
-            hits[death.moment] += 1
-            for kind, content in whole.items():
-                final = CaptureOutputs(folder, "heldout-00000", trace=True).path(kind)
-                assert not final.exists() or final.read_bytes() == content, "a final file is whole or absent"
-        assert processes.wait(processes.start(folder, log)) == 0, log.read_text()
-        check_whole()
-        assert "resuming at batch" in log.read_text()
+    for moment in kills:
+        for _ in range(20):
+            death = killer.kill(moment if isinstance(moment, str) else moment * undisturbed)
+            if death.moment is None:  # it was done before; that shard is whole now, go on with a new one
+                check_whole()
+                shutil.rmtree(folder)
+            elif isinstance(moment, float) or death.moment == moment:
+                break
+            else:  # it got on between being seen and being killed
+                missed += 1
+        else:
+            pytest.fail(f"no process could be killed in the moment {moment!r}")
+        hits[death.moment] += 1
+        for kind, content in whole.items():
+            final = CaptureOutputs(folder, "heldout-00000", trace=True).path(kind)
+            assert not final.exists() or final.read_bytes() == content, "a final file is whole or absent"
+    assert processes.wait(processes.start(folder, log)) == 0, log.read_text()
+    check_whole()
+    assert "resuming at batch" in log.read_text()
     stats = pq.read_table(folder / "heldout-00000.token_stats.parquet").to_pandas()
     assert (stats.groupby("layer")["n"].sum() == SEQUENCES * LENGTH).all(), "nothing is counted twice"
     trace = pq.read_table(folder / "heldout-00000.trace.parquet").to_pandas()
@@ -135,15 +130,15 @@ def kill_and_resume(tmp_path, shard, model, kills: list[str | float]) -> collect
     return hits
 
 
-def test_a_killed_capture_ends_byte_identical(tmp_path, shard, model):
-    hits = kill_and_resume(tmp_path, shard, model, [0.5, *WRITES, 0.3])
+def test_a_killed_capture_ends_byte_identical(tmp_path, processes):
+    hits = kill_and_resume(tmp_path, processes, [0.5, *WRITES, 0.3])
     assert set(WRITES) <= set(hits) and sum(hits.values()) == 5
 
 
 @pytest.mark.slow
-def test_thirty_kills_end_byte_identical(tmp_path, shard, model):
+def test_thirty_kills_end_byte_identical(tmp_path, processes):
     generator = random.Random(SEED)
     kills = [*WRITES * 5, *(generator.uniform(0.1, 1.0) for _ in range(15))]
     generator.shuffle(kills)
-    hits = kill_and_resume(tmp_path, shard, model, kills)
+    hits = kill_and_resume(tmp_path, processes, kills)
     assert sum(hits.values()) == 30 and all(hits[write] >= 5 for write in WRITES)

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from capture_processes import ROOT, capture_processes
+from capture_processes import ROOT
 from captures import capture, contents
 from var_core.capture.lock import LostLockError, Owner, ShardLock
 from var_core.errors import VarError
@@ -194,14 +194,13 @@ def test_a_link_whose_answer_was_lost_is_ours(tmp_path, monkeypatch):
         lock.check()
 
 
-def test_two_captures_of_one_shard_do_it_one_after_the_other(tmp_path, shard, model):
+def test_two_captures_of_one_shard_do_it_one_after_the_other(tmp_path, shard, model, processes):
     whole = contents(capture(shard, model, tmp_path / "whole"))
     out, logs = tmp_path / "out", [tmp_path / "log1", tmp_path / "log2"]
-    with capture_processes(shard, model) as processes:
-        both = [processes.start(out, log, lock_stale_s=10) for log in logs]
-        assert [processes.wait(process) for process in both] == [0, 0]
-        impatient = [processes.start(out, log, lock_wait_s=0) for log in logs]
-        assert sorted(processes.wait(process) for process in impatient) == [0, 1]
+    both = [processes.start(out, log, lock_stale_s=10) for log in logs]
+    assert [processes.wait(process) for process in both] == [0, 0]
+    impatient = [processes.start(out, log, lock_wait_s=0) for log in logs]
+    assert sorted(processes.wait(process) for process in impatient) == [0, 1]
     said = "".join(log.read_text() for log in logs)
     assert "waiting for process" in said and "captures this shard already" in said
     outputs = capture(shard, model, out)

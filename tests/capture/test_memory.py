@@ -1,17 +1,14 @@
 """Running out of memory: the batch is repeated in halves and counted once."""
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from captures import CONFIG, LENGTH, capture, contents, write_shard
+from captures import CONFIG, LENGTH, assert_same_up_to_rounding, capture, contents, write_shard
 from var_core.capture import job
 from var_core.capture.memory import Halving, is_out_of_memory, joined, of_tokens
 from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch
 from var_core.statistics.accumulator import Accumulator
-from var_core.statistics.tables import KEY_COLUMNS, SCHEMAS
 
 CPU = torch.device("cpu")
 WIDE = CONFIG.model_copy(update={"batch_sequences": 5})
@@ -56,23 +53,6 @@ def test_a_batch_too_large_for_memory_is_halved_and_counted_once(
     warnings = [record.message for record in caplog.records if "ran out in the forward pass" in record.message]
     assert "over 5 sequences; repeated with 2, and so from here on" in warnings[0]
     assert len(warnings) == 1, "said once, and then known"
-
-
-def assert_same_up_to_rounding(one, other, shuffled_alike=True):
-    """Counts are equal; what is made of floats differs at most by the order of additions."""
-    for kind in SCHEMAS:
-        a, b = pq.read_table(one.path(kind)), pq.read_table(other.path(kind))
-        assert a.select(KEY_COLUMNS[kind]) == b.select(KEY_COLUMNS[kind])
-        for name in set(a.column_names) - set(KEY_COLUMNS[kind]):
-            if "float" in str(a[name].type) or "double" in str(a[name].type):
-                flat = [np.array(t[name].to_pylist(), dtype=float) for t in (a, b)]
-                np.testing.assert_allclose(*flat, rtol=1e-5, atol=1e-6)
-            elif name != "next_first_shuffled" or shuffled_alike:
-                assert a[name].to_pylist() == b[name].to_pylist(), name
-    traces = [
-        pq.read_table(outputs.path("trace"), columns=["sequence", "position", "experts"]) for outputs in (one, other)
-    ]
-    assert traces[0] == traces[1]
 
 
 def test_below_one_sequence_the_message_says_what_to_change(tmp_path, shard, model, monkeypatch):

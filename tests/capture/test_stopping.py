@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from capture_processes import capture_processes
 from captures import CONFIG, LENGTH, capture, contents, write_shard
 from var_core.capture.outputs import CaptureOutputs
 from var_core.capture.stopping import StopRequest
@@ -66,7 +65,7 @@ def wait_for(words, log):
         time.sleep(0.005)
 
 
-def test_a_stopped_capture_goes_on_from_where_it_stopped(tmp_path, shard, model):
+def test_a_stopped_capture_goes_on_from_where_it_stopped(tmp_path, shard, model, processes):
     """Each attempt is stopped, by a signal or by its deadline; what they leave is the undisturbed run's, byte by byte.
 
     The next regular checkpoint is farther away than the shard is long, so that all progress is the stops' own.
@@ -75,26 +74,25 @@ def test_a_stopped_capture_goes_on_from_where_it_stopped(tmp_path, shard, model)
     out, log = tmp_path / "out", tmp_path / "log"
     stops, done = [], [0]
     attempts = [signal.SIGTERM, signal.SIGUSR1, 0.3, None]
-    with capture_processes(shard, model) as processes:
-        processes.wait(processes.start(tmp_path / "first", log))  # slower than the next: nothing is in memory yet
-        for how in attempts:
-            log.write_text("")
-            seconds = how if isinstance(how, float) else None
-            process = processes.start(out, log, seconds=seconds, deadline_margin_s=0, checkpoint_tokens=10**9)
-            if isinstance(how, signal.Signals):
-                wait_for(r"(beginning|resuming) .*batch", log)
-                time.sleep(0.1)
-                os.kill(process, how)
-            status = processes.wait(process)
-            last = log.read_text().strip().splitlines()[-1]
-            assert status == (1 if last.startswith("error: ") else 0), log.read_text()
-            if status == 0:
-                break
-            found = STOPPED.fullmatch(last)
-            assert found and int(found[2]) == SEQUENCES * LENGTH, last
-            stops.append(found[3])
-            done.append(int(found[1]))
-            assert not list((out / ".state").glob("*.lock*")), "the lock is released"
+    processes.wait(processes.start(tmp_path / "first", log))  # slower than the next: nothing is in memory yet
+    for how in attempts:
+        log.write_text("")
+        seconds = how if isinstance(how, float) else None
+        process = processes.start(out, log, seconds=seconds, deadline_margin_s=0, checkpoint_tokens=10**9)
+        if isinstance(how, signal.Signals):
+            wait_for(r"(beginning|resuming) .*batch", log)
+            time.sleep(0.1)
+            os.kill(process, how)
+        status = processes.wait(process)
+        last = log.read_text().strip().splitlines()[-1]
+        assert status == (1 if last.startswith("error: ") else 0), log.read_text()
+        if status == 0:
+            break
+        found = STOPPED.fullmatch(last)
+        assert found and int(found[2]) == SEQUENCES * LENGTH, last
+        stops.append(found[3])
+        done.append(int(found[1]))
+        assert not list((out / ".state").glob("*.lock*")), "the lock is released"
     assert stops == ["signal SIGTERM", "signal SIGUSR1", "the job's time is nearly up"]
     assert done == sorted(done) and len(set(done)) >= 3, "attempts go on, and do not begin again"
     assert contents(CaptureOutputs(out, "heldout-00000", trace=True)) == whole

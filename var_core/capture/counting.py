@@ -1,5 +1,7 @@
 """Counting the decisions of a shard's batches: into the accumulator, and from it into parts on disk."""
 
+import logging
+
 import numpy as np
 import torch
 
@@ -9,10 +11,11 @@ from var_core.capture.memory import Halving, SpoiltStateError, is_out_of_memory,
 from var_core.capture.outputs import Parts
 from var_core.config.capture import CaptureConfig
 from var_core.corpus.shards import TokenShard
-from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.traces.batch import trace_rows
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Counting:
@@ -49,7 +52,7 @@ class Counting:
             If memory ran out on the way. What was counted by then is not known, the last checkpoint is: the caller
             goes back to it, and the next try counts fewer sequences at once.
         VarError
-            If that was over a single sequence.
+            If that was over a single sequence, or the batch alone is over ``capture.max_state_mb``.
         """
         tried = 0
         try:
@@ -64,27 +67,15 @@ class Counting:
         raise SpoiltStateError(f"batch {batch.index} was counted in part when memory ran out")
 
     def make_room(self, batch: Batch, progress: Progress, parts: Parts) -> None:
-        """Put statistics on disk if a batch's would not fit beside them; a matter of the tokens alone.
-
-        Raises
-        ------
-        VarError
-            If the batch does not fit into an empty accumulator.
-        """
+        """Put statistics on disk if a batch's would not fit beside them; a matter of the tokens alone."""
         token_ids = self._on_device(self._tokens.input_ids, slice(batch.start, batch.stop)).flatten()
-        if self.accumulator.has_room(token_ids):
-            return
-        if not parts.hold_all:
+        if not parts.hold_all and not self.accumulator.has_room(token_ids):
+            _LOGGER.info("statistics before batch %d put on disk, to stay under capture.max_state_mb", batch.index)
             self.put_away(batch.domain, progress, parts)
-        if not self.accumulator.has_room(token_ids):
-            raise VarError(
-                f"capture.max_state_mb: {self._config.max_state_mb} MB do not hold the statistics of one batch of "
-                f"{batch.stop - batch.start} sequences; raise it, or lower capture.batch_sequences"
-            )
 
     def put_away(self, domain: str, progress: Progress, parts: Parts) -> None:
         """Put the statistics since the last time, all of one domain, on disk, and begin anew."""
-        parts.add_statistics(self.accumulator.tables(domain))
+        parts.add_statistics([self.accumulator.tables(domain)])
         progress.nonfinite = self.nonfinite(progress)
         self.accumulator.reset()
 

@@ -1,6 +1,6 @@
 """The parts that a capture job leaves on the way, and the final files it puts together from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,12 @@ class Parts:
         """Whether the statistics of all batches so far are in parts."""
         return not self._progress.batches or self._name("layer_stats") in self._progress.parts
 
-    def add_statistics(self, tables: dict[str, pa.Table]) -> None:
-        """Put the statistics of the batches since the last part on disk."""
-        for kind, table in tables.items():
-            name = self._name(kind)
-            self._state.check()
-            write_layers(self._state.part(name), table, {})
+    def add_statistics(self, layers: Iterable[Mapping[str, pa.Table]]) -> None:
+        """Put the statistics of the batches since the last part, one or more layers at a time, on disk."""
+        names = {kind: self._name(kind) for kind in SCHEMAS}
+        self._state.check()
+        write_layers({kind: self._state.part(name) for kind, name in names.items()}, layers)
+        for name in names.values():
             self._remember(name)
 
     def add_trace(self, rows: pa.RecordBatch) -> None:

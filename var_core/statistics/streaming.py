@@ -2,7 +2,8 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from var_core.parquet import opened, write_batches
+from var_core.parquet import batch_writer, opened, write_batches
 from var_core.statistics.merge import merge_tables
 from var_core.statistics.tables import SCHEMAS
 
@@ -36,20 +37,22 @@ class _Run:
             return file.read_row_group(self.row_group).slice(self.start, self.rows).cast(SCHEMAS[kind])
 
 
-def write_layers(path: Path, table: pa.Table, provenance: dict[str, Any]) -> None:
-    """Write a sorted statistics table as Parquet with a row group a domain and layer, for :func:`write_merged`.
+def write_layers(paths: Mapping[str, Path], layers: Iterable[Mapping[str, pa.Table]]) -> None:
+    """Write statistics as Parquet files with a row group a domain and layer, as :func:`write_merged` reads best.
 
     Parameters
     ----------
-    path : Path
-        The file.
-    table : pyarrow.Table
-        With the schema of its kind, sorted by key.
-    provenance : dict
-        What it was made from.
+    paths : mapping
+        The file of each kind of table.
+    layers : iterable of mapping
+        Tables of each kind, sorted by key, one layer or several at a time.
     """
-    runs = (table.slice(start, stop - start) for _, start, stop in _runs_of_keys(table))
-    write_batches(path, table.schema, (batch for run in runs for batch in _one_batch(run)), provenance)
+    with ExitStack() as stack:
+        writers = {kind: stack.enter_context(batch_writer(path, SCHEMAS[kind], {})) for kind, path in paths.items()}
+        for layer in layers:
+            for kind, write in writers.items():
+                for _, start, stop in _runs_of_keys(layer[kind]):
+                    write(_one_batch(layer[kind].slice(start, stop - start)))
 
 
 def write_merged(kind: str, paths: Sequence[Path], output: Path, provenance: dict[str, Any]) -> None:
@@ -86,7 +89,7 @@ def _merged(kind: str, paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
             if len(tables) > 1 and sum(map(len, tables)) >= limit:
                 tables = [merge_tables(kind, tables)]
                 limit = max(_ROWS_AT_ONCE, 2 * len(tables[0]))
-        yield from _one_batch(merge_tables(kind, tables))
+        yield _one_batch(merge_tables(kind, tables))
 
 
 def _index(paths: Sequence[Path]) -> dict[Key, list[_Run]]:
@@ -113,5 +116,6 @@ def _runs_of_keys(table: pa.Table) -> Iterator[tuple[Key, int, int]]:
         yield (table["domain"][start].as_py(), int(layer[start])), start, stop
 
 
-def _one_batch(table: pa.Table) -> Iterator[pa.RecordBatch]:
-    yield from table.combine_chunks().to_batches()
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    (batch,) = table.combine_chunks().to_batches()
+    return batch
