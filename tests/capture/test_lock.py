@@ -17,6 +17,7 @@ from var_core.errors import VarError
 
 HOLDER = """
 import sys, time
+from pathlib import Path
 from var_core.capture.lock import ShardLock
 from var_core.errors import VarError
 
