@@ -98,8 +98,13 @@ def test_a_stopped_capture_goes_on_from_where_it_stopped(tmp_path, shard, model,
     assert contents(CaptureOutputs(out, "heldout-00000", trace=True)) == whole
 
 
-def test_a_deadline_that_has_passed_stops_before_the_first_batch(tmp_path, shard, model):
+def test_every_attempt_gets_on_however_short_its_time(tmp_path, model):
+    shard = write_shard(tmp_path / "corpus" / "heldout-00000.parquet", sequences=4)
+    whole = contents(capture(shard, model, tmp_path / "whole"))
     config = CONFIG.model_copy(update={"deadline_margin_s": 0})
-    with pytest.raises(VarError, match=rf"stopped at 0 of {SEQUENCES * LENGTH} tokens: the job's time is nearly up"):
-        capture(shard, model, tmp_path / "out", config, seconds=1e-9)
-    assert not list((tmp_path / "out").glob("*.parquet"))
+    for batch in (1, 2):
+        message = rf"stopped at {batch * 2 * LENGTH} of {4 * LENGTH} tokens: the job's time is nearly up"
+        with pytest.raises(VarError, match=message):
+            capture(shard, model, tmp_path / "out", config, seconds=1e-9)
+        assert not list((tmp_path / "out").glob("*.parquet"))
+    assert contents(capture(shard, model, tmp_path / "out", config, seconds=1e-9)) == whole

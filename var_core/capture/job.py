@@ -189,7 +189,6 @@ class _Job:
             ProgressBar(self._tokens.input_ids.size, "token", title, tokens_done) as bar,
         ):
             for batch in self._batches[progress.batches :]:
-                stop_if_asked()
                 self._counting.make_room(batch, progress, parts)
                 self._capture(batch, recorder, parts)
                 self._refuse_nonfinite(progress)
@@ -201,8 +200,9 @@ class _Job:
                 if unsaved >= self._config.checkpoint_tokens:
                     save()
                 bar.advance(self._tokens_of(batch))
+                # Behind the batch and not before it: every attempt gets on, however short its time.
+                stop_if_asked()
             save()
-            stop_if_asked()
         return parts
 
     def _resume(self, state: CheckpointFolder) -> Progress:
