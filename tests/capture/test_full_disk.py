@@ -4,16 +4,10 @@ Mounting a small file system takes rights that tests do not have. The limit on t
 write (``RLIMIT_FSIZE``) stops the same calls in the same places, with EFBIG instead of ENOSPC.
 """
 
-import errno
-import os
 import re
-
-import pytest
 
 from capture_processes import CaptureProcesses
 from captures import CONFIG, LENGTH, capture, contents, write_shard
-from var_core.errors import VarError
-from var_core.files import written_aside
 
 
 def outcome(processes, folder, log, largest_file, **config):
@@ -43,16 +37,3 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path, model, parent, caplog)
     caplog.set_level("INFO")
     assert contents(capture(shard, model, out, config)) == whole
     assert "resuming at batch 8 of 8" in caplog.text, "all that was captured before the disk was full is kept"
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_every_kind_of_no_room_is_one_line(tmp_path, number):
-    message = rf"{tmp_path}: no room to write x \({os.strerror(number)}\)"
-    with pytest.raises(VarError, match=message), written_aside(tmp_path / "x"):
-        raise OSError(number, "told by the system")
-    assert not list(tmp_path.iterdir())
-
-
-def test_other_faults_of_the_disk_are_not_called_full(tmp_path):
-    with pytest.raises(PermissionError), written_aside(tmp_path / "x"):
-        raise PermissionError(errno.EACCES, "told by the system")

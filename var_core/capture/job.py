@@ -265,5 +265,14 @@ class _Job:
     def _capture(self, batch: Batch, recorder: Recorder, parts: Parts) -> None:
         """Decide first, then count: what fails before the first count has changed nothing, and is simply repeated."""
         rows = slice(batch.start, batch.stop)
-        pieces = self._forwards.map(lambda piece: self._forward(piece, recorder)[1], rows, "the forward pass")
+        pieces = self._forwards.map(lambda piece: self._decide(piece, recorder), rows, "the forward pass")
         self._counting.count(batch, joined(pieces), parts)
+
+    def _decide(self, rows: slice, recorder: Recorder) -> RoutedBatch:
+        try:
+            return self._forward(rows, recorder)[1]
+        except Exception:
+            # Entered anew it has forgotten the failed pass, whose first layers would mix with those of the next.
+            recorder.__exit__(None, None, None)
+            recorder.__enter__()
+            raise
