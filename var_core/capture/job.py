@@ -235,14 +235,14 @@ class _Job:
     def _tokens_of(self, batch: Batch) -> int:
         return (batch.stop - batch.start) * self._tokens.input_ids.shape[1]
 
-    def _forward(self, rows: slice, recorder: Recorder) -> tuple[torch.Tensor, RoutedBatch]:
+    def _forward(self, rows: slice, recorder: Recorder) -> RoutedBatch:
         """Run the model over some sequences; no LM head, no cache of keys and values."""
         input_ids = torch.from_numpy(self._tokens.input_ids[rows].astype(np.int64)).to(self._device)
         positions = torch.from_numpy(self._positions[rows]).to(self._device) if self._isolated else None
-        recorder.forget()
+        recorder.forget()  # what a pass that failed has left
         with torch.inference_mode():
             self._loaded.model(**text_inputs(self._loaded.model, input_ids, positions))
-        return input_ids, recorder.take()
+        return recorder.take()
 
     def _probe(self, tokens: int) -> torch.Tensor:
         """Token ids to look at the model with: the same for all shards, so that they agree on what they see."""
@@ -265,14 +265,5 @@ class _Job:
     def _capture(self, batch: Batch, recorder: Recorder, parts: Parts) -> None:
         """Decide first, then count: what fails before the first count has changed nothing, and is simply repeated."""
         rows = slice(batch.start, batch.stop)
-        pieces = self._forwards.map(lambda piece: self._decide(piece, recorder), rows, "the forward pass")
+        pieces = self._forwards.map(lambda piece: self._forward(piece, recorder), rows, "the forward pass")
         self._counting.count(batch, joined(pieces), parts)
-
-    def _decide(self, rows: slice, recorder: Recorder) -> RoutedBatch:
-        try:
-            return self._forward(rows, recorder)[1]
-        except Exception:
-            # Entered anew it has forgotten the failed pass, whose first layers would mix with those of the next.
-            recorder.__exit__(None, None, None)
-            recorder.__enter__()
-            raise
