@@ -1,4 +1,4 @@
-"""The accumulator alone: decisions a second, against plain Python, DuckDB and polars, and against the memory's speed."""
+"""The accumulator alone: its rate, against plain Python, DuckDB and polars, and against the memory's speed."""
 
 from collections.abc import Callable, Sequence
 
@@ -107,8 +107,7 @@ class Bench:
         decisions = len(self._batches) * self.shape.decisions
         moved = least_bytes(self._batches, self.shape.experts) / Copy.moved_bytes
         share = [
-            moved * copy / updates
-            for copy, updates in zip(times.seconds[_COPY], times.seconds[_UPDATES], strict=True)
+            moved * copy / updates for copy, updates in zip(times.seconds[_COPY], times.seconds[_UPDATES], strict=True)
         ]
         found: dict[str, Figure | str] = {
             "accumulator_rate": times.rate(_UPDATES, decisions, "tokens x layers a second"),

@@ -1,8 +1,8 @@
 """Other ways to per-token moments and expert counts: Python dictionaries, DuckDB, polars.
 
 Each takes all batches and gives two tables with the columns of :mod:`var_core.statistics.tables`, but without domain.
-DuckDB and polars are handed the quantities of every decision as the accumulator's own code computes them; they only
-store and group rows. None of them computes the accumulator's co-activation, next-layer and repetition counts.
+DuckDB and polars are handed the quantities of every decision, computed a batch at a time; they only store and group
+rows. None of them computes the accumulator's co-activation, next-layer and repetition counts.
 """
 
 import math
@@ -13,9 +13,9 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import torch
 
 from var_core.benchmarks.decisions import Decisions
-from var_core.statistics.quantities import decision_quantities, first_choice
 from var_core.statistics.tables import EXPERT_COUNTS, QUANTITIES, TOKEN_STATS
 
 Tables = dict[str, pa.Table]
@@ -72,28 +72,38 @@ def _table(rows: list[tuple[float, ...]], schema: pa.Schema) -> pa.Table:
 def decision_rows(batch: Decisions) -> pa.Table:
     """A row a token and layer: layer, token id and the quantities."""
     layers, tokens, _ = batch.routed.experts.shape
-    assert batch.routed.logits is not None
-    values = decision_quantities(batch.routed.logits, batch.routed.experts).stacked().flatten(1).numpy()
     return pa.table(
         {
             "layer": np.repeat(np.arange(layers, dtype=np.int16), tokens),
             "token_id": np.tile(batch.tokens.token_ids.numpy().astype(np.int32), layers),
-            **dict(zip(QUANTITIES, values, strict=True)),
+            **dict(zip(QUANTITIES, _all_quantities(batch), strict=True)),
         }
     )
+
+
+def _all_quantities(batch: Decisions) -> Iterator[np.ndarray]:
+    """Router entropy, confidence and margin of all decisions; the selection is the top k of the probabilities."""
+    assert batch.routed.logits is not None
+    k = batch.routed.experts.shape[-1]
+    p = torch.softmax(batch.routed.logits, dim=-1)
+    largest = p.topk(k + 1).values
+    entropy = torch.special.entr(p).sum(dim=-1, dtype=torch.float64)
+    for values in (entropy, largest[..., 0], largest[..., k - 1] - largest[..., k]):
+        yield values.flatten().double().numpy()
 
 
 def choice_rows(batch: Decisions) -> pa.Table:
     """A row a token, layer and chosen expert: whether it is the first, and its weight."""
     layers, tokens, k = batch.routed.experts.shape
     assert batch.routed.weights is not None
-    first = first_choice(batch.routed.experts, batch.routed.weights)[..., None] == batch.routed.experts
+    first = torch.zeros_like(batch.routed.experts, dtype=torch.int8)
+    first.scatter_(-1, batch.routed.weights.argmax(dim=-1, keepdim=True), 1)
     return pa.table(
         {
             "layer": np.repeat(np.arange(layers, dtype=np.int16), tokens * k),
             "token_id": np.tile(np.repeat(batch.tokens.token_ids.numpy().astype(np.int32), k), layers),
             "expert": batch.routed.experts.flatten().numpy().astype(np.int16),
-            "first": first.flatten().numpy().astype(np.int8),
+            "first": first.flatten().numpy(),
             "weight": batch.routed.weights.flatten().double().numpy(),
         }
     )
@@ -112,10 +122,10 @@ def by_duckdb(batches: Sequence[Decisions]) -> Tables:
                 database.execute(f"INSERT INTO {name} FROM rows" if number else f"CREATE TABLE {name} AS FROM rows")
                 database.unregister("rows")
         moments = ", ".join(f"avg({q}) AS {q}_mean, var_pop({q}) * count(*) AS {q}_m2" for q in QUANTITIES)
-        token_stats = database.execute(
+        token_stats = database.sql(
             f"SELECT layer, token_id, count(*) AS n, {moments} FROM decisions GROUP BY layer, token_id"
         ).to_arrow_table()
-        expert_counts = database.execute(
+        expert_counts = database.sql(
             "SELECT layer, token_id, expert, count(*) AS chosen, sum(first)::BIGINT AS first, "
             "sum(weight) AS weight_sum FROM choices GROUP BY layer, token_id, expert"
         ).to_arrow_table()

@@ -21,9 +21,7 @@ def same_weights(model: Any) -> Any:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
-def tracer(
-    model: nn.Module, sites: tuple[Site, ...], prefix: str, **arguments: Any
-) -> Callable[[Input], RoutedBatch]:
+def tracer(model: nn.Module, sites: tuple[Site, ...], prefix: str, **arguments: Any) -> Callable[[Input], RoutedBatch]:
     """Return a function that traces the router outputs of every layer.
 
     Parameters
@@ -50,8 +48,8 @@ def tracer(
     def trace(given: Input) -> RoutedBatch:
         outputs: list[Any] = []
         with wrapped.trace(input_ids=given.token_ids, position_ids=given.positions, **arguments):
-            for router in routers:
-                outputs.append(router.output.save())  # noqa: PERF401 - nnsight traces statements
+            for router in routers:  # nnsight reads this block's statements and runs them inside the model
+                outputs.append(router.output.save())
         logits, weights, experts = (torch.stack(part) for part in zip(*outputs, strict=True))
         return RoutedBatch(logits, experts, weights)
 

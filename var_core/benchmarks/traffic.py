@@ -23,6 +23,7 @@ class Copy:
         self._target = torch.zeros_like(self._source)
 
     def __call__(self, round_: int) -> None:
+        """Copy once."""
         self._target.copy_(self._source)
 
 
