@@ -51,6 +51,8 @@ class Contenders:
     def __init__(self, subject: Subject, max_state_bytes: int | None = None) -> None:
         self._subject, self._limit = subject, max_state_bytes
         self._causal = subject.causal
+        # Asked for router logits, transformers puts hooks into a model and leaves them there.
+        self._hooked = same_weights(subject.causal)
         self._sites = find_sites(self._causal.model)
         recorded = self._record(subject.inputs[0])
         assert recorded.weights is not None
@@ -130,7 +132,7 @@ class Contenders:
 
     def _derive(self, given: Input) -> RoutedBatch:
         # With a cache the model would not see from the positions that documents are apart, and route otherwise.
-        outputs = self._causal(
+        outputs = self._hooked(
             input_ids=given.token_ids, position_ids=given.positions, use_cache=False, output_router_logits=True
         )
         # Layer by layer, as the model does it: in half precision ties are common, and this way fall alike.

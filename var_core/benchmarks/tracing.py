@@ -13,9 +13,9 @@ from var_core.routing.sites import Site
 
 
 def same_weights(model: Any) -> Any:
-    """A copy of a model that shares all its weights.
+    """A copy of a model that shares all its weights: what changes modules for good must not slow down the others.
 
-    nnsight replaces the forward of every module that it wraps, for good; the others are timed on an untouched model.
+    nnsight replaces the forward of every module that it wraps.
     """
     shared = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
