@@ -289,6 +289,28 @@ def test_provenance_names_what_the_numbers_were_made_from(tmp_path, shard, model
     assert set(record["versions"]) == {"torch", "transformers"}
 
 
+def test_a_model_partly_on_disk_gives_the_same_files(tmp_path, shard, model):
+    scratch = str(tmp_path / "scratch")
+    divided = FolderModel(
+        source="folder", path="x", device_map="auto", max_memory={"cpu": "480KB"}, offload_folder=scratch
+    )
+    plain = contents(capture(shard, model, tmp_path / "plain"))
+    assert contents(capture(shard, model, tmp_path / "divided", model_config=divided)) == plain
+
+
+def test_quantised_experts_are_another_result(tmp_path, shard, model):
+    outputs = {
+        kind: capture(
+            shard, model, tmp_path / kind, model_config=FolderModel(source="folder", path="x", quantisation=kind)
+        )
+        for kind in ("none", "int8")
+    }
+    records = {kind: read_provenance(files.path("token_stats")) for kind, files in outputs.items()}
+    assert {kind: record["config"]["quantisation"] for kind, record in records.items()} == {k: k for k in outputs}
+    assert records["none"]["plan"] != records["int8"]["plan"]
+    assert all(record["config"]["dtype"] == "float32" for record in records.values())
+
+
 def test_batches_never_cross_a_domain():
     domains = np.array(["a"] * 5 + ["b"] * 3)
     batches = plan_batches(domains, 2)

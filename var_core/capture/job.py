@@ -147,7 +147,7 @@ class _Job:
             shards=shards,
             model={"name": loaded.name, "revision": loaded.revision, "digest": loaded.digest},
             corpus=tokens.provenance["corpus"],
-            config=result_settings(config, loaded.dtype, self._isolated),
+            config=result_settings(config, loaded.dtype, loaded.quantisation, self._isolated),
             sites=site_records(self._sites, top_k),
             sequence_length=tokens.input_ids.shape[1],
             vocabulary=loaded.vocabulary,
@@ -239,6 +239,7 @@ class _Job:
                     batch.domain,
                     routed,
                     quantities,
+                    self._accumulator.layout.experts,
                 )
             )
 

@@ -76,12 +76,13 @@ class CapturePlan:
         }
 
 
-def result_settings(config: CaptureConfig, dtype: str, isolate_documents: bool) -> dict[str, Any]:
+def result_settings(config: CaptureConfig, dtype: str, quantisation: str, isolate_documents: bool) -> dict[str, Any]:
     """The settings that change what is captured; the others only how, or whether it is accepted."""
     return {
         "batch_sequences": config.batch_sequences,
         "seed": config.seed,
         "dtype": dtype,
+        "quantisation": quantisation,
         "isolate_documents": isolate_documents,
     }
 
