@@ -5,8 +5,8 @@ from var_core.benchmarks.timing import figure
 from var_core.files import read_json
 
 
-def section(name, **figures):
-    return Section(name, {"cores": 2}, {"rounds": 3}, figures)
+def section(name, rounds=9, **figures):
+    return Section(name, {"cores": 2}, {"rounds": rounds}, figures)
 
 
 def test_a_section_written_again_replaces_its_own_keys_and_no_others(tmp_path):
@@ -20,14 +20,14 @@ def test_a_section_written_again_replaces_its_own_keys_and_no_others(tmp_path):
     }  # fmt: skip
     assert document["y"] == "not run: no GPU"
     assert set(document) == {"x", "y", "sections"}
-    assert document["sections"]["a"] == {"environment": {"cores": 2}, "about": {"rounds": 3}, "keys": ["x"]}
+    assert document["sections"]["a"] == {"environment": {"cores": 2}, "about": {"rounds": 9}, "keys": ["x"]}
 
 
 def test_the_table_has_every_key_and_says_when_rounds_are_too_few(tmp_path):
     path = tmp_path / "capture.json"
     put(path, section("a", many=figure([0.5] * 9, "ratio", "plain"), none=not_run("no GPU")))
     assert [line.split()[0] for line in as_text(read_json(path)).splitlines()] == ["key", "many", "none"]
-    put(path, section("b", few=figure([0.5] * 8, "ratio", "plain")))
+    put(path, section("b", 8, few=figure([0.5] * 8, "ratio", "plain")))
     assert as_text(read_json(path)).splitlines()[-1].startswith("figures over fewer than 9 rounds")
     assert as_markdown(read_json(path), "a").splitlines()[2] == "| many | 0.500 | 0.500 | 0.500 | 9 | ratio | plain |"
 

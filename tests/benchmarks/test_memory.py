@@ -45,9 +45,15 @@ def test_a_failed_process_is_one_line():
 
 def test_parts_merge_to_what_an_accumulator_without_a_limit_gives(tmp_path):
     answer = limited(SMALL, 8, 300_000, tmp_path)
+    assert answer["parts"] > 2 and answer["state_bytes"] < 300_000 + 100_000  # and the matrices by layer
     assert answer["decisions"] == sum(read_table(tmp_path / "merged" / "token_stats.parquet")["n"].to_pylist())
     rows = compare(SMALL, 8, tmp_path)["same_rows"]
     assert rows["token_stats"] > 100 and rows["layer_stats"] == SMALL.layers
+
+
+def test_a_limit_that_is_never_reached_is_refused(tmp_path):
+    with pytest.raises(VarError, match="fit into"):
+        limited(SMALL, 2, 10**9, tmp_path)
 
 
 def test_a_decision_lost_or_counted_twice_between_parts_is_found(tmp_path):

@@ -17,7 +17,8 @@ SHAPES = {
     "e8_k2": Shape(layers=4, vocabulary=32_000, experts=8, top_k=2, sequences=8, length=256),
     "e128_k8": Shape(layers=4, vocabulary=32_000, experts=128, top_k=8, sequences=8, length=256),
 }
-_BATCHES = 16
+_BATCHES = 64
+"""131,072 tokens: about what a capture job counts between two checkpoints."""
 _OURS, _UPDATES, _COPY = "accumulator", "updates", "copy"
 _ALTERNATIVES: dict[str, Callable[[Sequence[Decisions]], Tables]] = {
     "python_welford": by_python,

@@ -27,7 +27,7 @@ def by_python(batches: Sequence[Decisions]) -> Tables:
     counts: dict[tuple[int, int, int], list[float]] = {}
     for batch in batches:
         assert batch.routed.logits is not None and batch.routed.weights is not None
-        ids = batch.tokens.token_ids.tolist()
+        ids = batch.token_ids.tolist()
         parts = (batch.routed.logits.tolist(), batch.routed.experts.tolist(), batch.routed.weights.tolist())
         for layer, rows in enumerate(zip(*parts, strict=True)):
             for token, logits, experts, weights in zip(ids, *rows, strict=True):
@@ -75,7 +75,7 @@ def decision_rows(batch: Decisions) -> pa.Table:
     return pa.table(
         {
             "layer": np.repeat(np.arange(layers, dtype=np.int16), tokens),
-            "token_id": np.tile(batch.tokens.token_ids.numpy().astype(np.int32), layers),
+            "token_id": np.tile(batch.token_ids.numpy().astype(np.int32), layers),
             **dict(zip(QUANTITIES, _all_quantities(batch), strict=True)),
         }
     )
@@ -101,7 +101,7 @@ def choice_rows(batch: Decisions) -> pa.Table:
     return pa.table(
         {
             "layer": np.repeat(np.arange(layers, dtype=np.int16), tokens * k),
-            "token_id": np.tile(np.repeat(batch.tokens.token_ids.numpy().astype(np.int32), k), layers),
+            "token_id": np.tile(np.repeat(batch.token_ids.numpy().astype(np.int32), k), layers),
             "expert": batch.routed.experts.flatten().numpy().astype(np.int16),
             "first": first.flatten().numpy(),
             "weight": batch.routed.weights.flatten().double().numpy(),

@@ -116,7 +116,7 @@ class Contenders:
             index = round_ % len(inputs)
             given = inputs[index]
             tokens = TokenBatch.from_sequences(given.token_ids, given.document)
-            if not accumulator.has_room(tokens.token_ids):
+            if not accumulator.has_room(given.token_ids.flatten()):
                 accumulator.reset()
             accumulator.update(tokens, way(given), index)
 

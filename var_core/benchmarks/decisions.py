@@ -47,9 +47,15 @@ class Decisions:
     tokens: TokenBatch
     routed: RoutedBatch
 
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """Token ids, int64 [T]."""
+        assert self.tokens.token_ids is not None
+        return self.tokens.token_ids
+
     def rolled(self, shift: int, vocabulary: int) -> "Decisions":
         """The same decisions for other token ids, all moved on by `shift`: a new batch at next to no cost."""
-        ids = (self.tokens.token_ids + shift).remainder(vocabulary)
+        ids = (self.token_ids + shift).remainder(vocabulary)
         return Decisions(TokenBatch(ids, self.tokens.continues, self.tokens.sequences), self.routed)
 
 

@@ -77,6 +77,12 @@ def readable(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 10 else f"{value:.3f}"
 
 
+def too_few_rounds(document: Mapping[str, Any]) -> bool:
+    """Whether something was timed in too few rounds to be reported."""
+    rounds = [section["about"].get("rounds", FEWEST_ROUNDS) for section in document[SECTIONS].values()]
+    return any(number < FEWEST_ROUNDS for number in rounds)
+
+
 HEADER = ("key", "median", "minimum", "maximum", "n", "unit", "against")
 
 
@@ -87,8 +93,7 @@ def as_text(document: Mapping[str, Any]) -> str:
     widths = [max(len(line[column]) for line in measured) for column in range(len(HEADER))]
     widths[0] = max(len(line[0]) for line in lines)
     text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    few = sorted({int(row[4]) for row in lines[1:] if row[4] and int(row[4]) < FEWEST_ROUNDS})
-    if few:
+    if too_few_rounds(document):
         text.append(f"figures over fewer than {FEWEST_ROUNDS} rounds are no measurement: raise --rounds")
     return "\n".join(text)
 

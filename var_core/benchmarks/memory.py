@@ -6,7 +6,7 @@ from var_core.benchmarks.document import Section
 from var_core.benchmarks.environment import environment
 from var_core.benchmarks.flat import curve
 from var_core.benchmarks.spill import spilled
-from var_core.benchmarks.timing import figure
+from var_core.benchmarks.timing import Figure, figure
 
 _MB = 1 << 20
 
@@ -14,10 +14,11 @@ _MB = 1 << 20
 def memory_section() -> Section:
     """Both measurements; peaks are those of whole processes, one a point."""
     flat, limited = curve(), spilled()
-    peaks = {
-        f"memory_peak_{round(point['decisions'] / 1e6)}m": point["peak_bytes"]["median"] for point in flat["points"]
-    }
-    figures = {key: figure([peak / _MB], "MB") for key, peak in peaks.items()}
+    figures: dict[str, Figure | str] = {}
+    for point in flat["points"]:
+        peaks = {name: value / _MB for name, value in point["peak_bytes"].items()}
+        key = f"memory_peak_{round(point['decisions'] / 1e6)}m"
+        figures[key] = Figure(**peaks, n=point["runs"], unit="MB", against=None)
     figures["memory_largest_deviation"] = figure([flat["largest_deviation"]], "ratio", "first point")
     figures["memory_limited_peak"] = figure([limited["merge_peak_bytes"] / _MB], "MB above start")
-    return Section("memory", environment(torch.device("cpu")), {"flat": flat, "limited": limited}, dict(figures))
+    return Section("memory", environment(torch.device("cpu")), {"flat": flat, "limited": limited}, figures)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from var_core.benchmarks.document import SECTIONS, as_markdown, readable
+from var_core.benchmarks.document import SECTIONS, as_markdown, readable, too_few_rounds
 from var_core.files import read_json, write_json, write_text
 from var_core.report.pages import ROOT, page_templates
 
@@ -27,6 +27,7 @@ def render(root: Path = ROOT) -> str:
         "figures": {key: value for key, value in document.items() if key != SECTIONS},
         "tables": {section: as_markdown(document, section) for section in document[SECTIONS]},
         "sections": document[SECTIONS],
+        "too_few_rounds": too_few_rounds(document),
     }
     return environment.get_template(_TEMPLATE).render(context)
 

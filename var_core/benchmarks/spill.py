@@ -23,6 +23,7 @@ from var_core.parquet import read_table, write_table
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.statistics.merge import merge_tables
 from var_core.statistics.tables import SCHEMAS
+from var_core.statistics.token_state import row_bytes
 
 SHAPE = Shape(layers=48, vocabulary=151_936, experts=128, top_k=8, sequences=8, length=256)
 LIMIT = 512 << 20
@@ -30,11 +31,6 @@ BATCHES = 32
 _COMPARED_IDS = 512
 _POOL = 2
 _SHIFT = 613
-
-
-def dense_bytes(shape: Shape) -> int:
-    """Memory of a state with a row for every token id: n and moments, two counts and a sum an expert, 8 bytes each."""
-    return shape.layers * shape.vocabulary * 8 * (7 + 3 * shape.experts)
 
 
 def batches(shape: Shape, number: int) -> Iterator[Decisions]:
@@ -61,17 +57,25 @@ def limited(shape: Shape, number: int, limit: int, folder: Path) -> dict[str, An
     Returns
     -------
     dict
-        Parts, seconds, and peaks above the memory before the job, in bytes.
+        Parts, seconds, the largest state, and peaks above the memory before the job, in bytes.
+
+    Raises
+    ------
+    VarError
+        If the limit was never reached, which would show nothing.
     """
     work = batches(shape, number)
     first = next(work)
-    before, start, parts = resident_bytes(), time.perf_counter(), 0
+    before, start, parts, state = resident_bytes(), time.perf_counter(), 0, 0
     accumulator = Accumulator(shape.layout, shape.vocabulary, torch.device("cpu"), max_state_bytes=limit)
     with torch.inference_mode():
         for index, batch in enumerate((first, *work)):
-            if not accumulator.has_room(batch.tokens.token_ids):
+            if not accumulator.has_room(batch.token_ids):
                 parts += _put_part(accumulator, folder, parts)
             accumulator.update(batch.tokens, batch.routed, index)
+            state = max(state, sum(tensor.nbytes for tensor in accumulator.state().values()))
+    if not parts:
+        raise VarError(f"benchmark spilled statistics: {number} batches fit into {limit} bytes; give it more batches")
     parts += _put_part(accumulator, folder, parts)
     accumulated, accumulate_seconds = peak_bytes(), time.perf_counter() - start
     del accumulator
@@ -82,6 +86,7 @@ def limited(shape: Shape, number: int, limit: int, folder: Path) -> dict[str, An
         "parts": parts,
         "decisions": number * shape.decisions,
         "before_bytes": before,
+        "state_bytes": state,
         "accumulate_peak_bytes": accumulated - before,
         "merge_peak_bytes": peak_bytes() - before,
         "accumulate_seconds": accumulate_seconds,
@@ -116,7 +121,7 @@ def compare(shape: Shape, number: int, folder: Path, compared_ids: int = _COMPAR
     accumulator = Accumulator(shape.layout, compared_ids + 1, torch.device("cpu"))
     with torch.inference_mode():
         for index, batch in enumerate(batches(shape, number)):
-            ids = batch.tokens.token_ids.clamp_max(compared_ids)
+            ids = batch.token_ids.clamp_max(compared_ids)
             tokens = TokenBatch(ids, batch.tokens.continues, batch.tokens.sequences)
             accumulator.update(tokens, batch.routed, index)
     merged, expected = {}, {}
@@ -136,7 +141,7 @@ def spilled(shape: Shape = SHAPE, number: int = BATCHES, limit: int = LIMIT) -> 
     with tempfile.TemporaryDirectory() as folder:
         given = {"shape": vars(shape), "batches": number, "limit": limit, "folder": folder}
         answers = [in_own_process("var_core.benchmarks.spill", {"job": job, **given}) for job in ("limited", "compare")]
-    about = {"shape": vars(shape), "limit_bytes": limit, "dense_bytes": dense_bytes(shape)}
+    about = {"shape": vars(shape), "limit_bytes": limit, "dense_bytes": shape.vocabulary * row_bytes(shape.layout)}
     return {**about, **answers[0], **answers[1]}
 
 

@@ -43,11 +43,11 @@ def least_bytes(batches: Sequence[Decisions], experts: int) -> int:
     total = 0
     for batch in batches:
         assert batch.routed.logits is not None and batch.routed.weights is not None
-        inputs = (batch.routed.logits, batch.routed.experts, batch.routed.weights, batch.tokens.token_ids)
+        inputs = (batch.routed.logits, batch.routed.experts, batch.routed.weights, batch.token_ids)
         total += sum(tensor.nbytes for tensor in inputs)
         layers = batch.routed.experts.shape[0]
-        rows = layers * len(torch.unique(batch.tokens.token_ids))
-        cell = batch.tokens.token_ids[:, None] * experts + batch.routed.experts
+        rows = layers * len(torch.unique(batch.token_ids))
+        cell = batch.token_ids[:, None] * experts + batch.routed.experts
         cells = sum(len(torch.unique(layer)) for layer in cell)
         total += 2 * (rows * _BYTES_PER_TOKEN_ROW + cells * _BYTES_PER_EXPERT_CELL)
     return total
