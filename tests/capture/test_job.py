@@ -284,7 +284,14 @@ def test_numbers_that_disagree_with_the_model_are_refused(tmp_path, shard, model
 def test_provenance_names_what_the_numbers_were_made_from(tmp_path, shard, model):
     record = read_provenance(capture(shard, model, tmp_path / "out").path("token_stats"))
     assert record["run"] == "mine/text" and record["split"] == "heldout" and record["tokens"] == 10 * LENGTH
-    assert record["sites"][2] == {"layer": 2, "path": "layers.2.mlp.experts", "experts": 8, "top_k": 2}
+    assert record["sites"][2] == {
+        "layer": 2,
+        "path": "layers.2.mlp.experts",
+        "experts": 8,
+        "top_k": 2,
+        "scoring": "softmax",
+        "scoring_basis": "fitted",
+    }
     assert record["corpus"] == {"name": "text", "digest": "c"} and record["code"] == "code"
     assert set(record["versions"]) == {"torch", "transformers"}
 
