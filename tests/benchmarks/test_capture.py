@@ -69,7 +69,7 @@ def test_a_copy_of_a_model_shares_its_weights_but_not_its_modules():
     assert not set(map(id, model.modules())) & set(map(id, twin.modules()))
     with (
         Recorder(find_sites(model)),
-        pytest.raises(VarError, match="made no decision"),
+        pytest.raises(VarError, match="has made a decision"),
         Recorder(find_sites(twin)) as recorder,
     ):
         model(input_ids=torch.tensor([[1, 2]]))
