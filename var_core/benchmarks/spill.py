@@ -19,9 +19,8 @@ from var_core.benchmarks.decisions import Decisions, Shape, synthetic_batches
 from var_core.benchmarks.equality import FLOAT64, check_same_statistics
 from var_core.benchmarks.process import in_own_process, peak_bytes, resident_bytes, respond
 from var_core.errors import VarError
-from var_core.parquet import read_table, write_table
 from var_core.statistics.accumulator import Accumulator, TokenBatch
-from var_core.statistics.merge import merge_tables
+from var_core.statistics.streaming import write_layers, write_merged
 from var_core.statistics.tables import SCHEMAS
 from var_core.statistics.token_state import row_bytes
 
@@ -80,8 +79,8 @@ def limited(shape: Shape, number: int, limit: int, folder: Path) -> dict[str, An
     accumulated, accumulate_seconds = peak_bytes(), time.perf_counter() - start
     del accumulator
     for kind in SCHEMAS:
-        tables = [read_table(folder / f"{kind}-{part:05d}.parquet") for part in range(parts)]
-        write_table(folder / "merged" / f"{kind}.parquet", merge_tables(kind, tables), {})
+        paths = [folder / f"{kind}-{part:05d}.parquet" for part in range(parts)]
+        write_merged(kind, paths, folder / "merged" / f"{kind}.parquet", {})
     return {
         "parts": parts,
         "decisions": number * shape.decisions,
@@ -96,8 +95,8 @@ def limited(shape: Shape, number: int, limit: int, folder: Path) -> dict[str, An
 
 
 def _put_part(accumulator: Accumulator, folder: Path, part: int) -> int:
-    for kind, table in accumulator.tables("synthetic").items():
-        write_table(folder / f"{kind}-{part:05d}.parquet", table, {})
+    paths = {kind: folder / f"{kind}-{part:05d}.parquet" for kind in SCHEMAS}
+    write_layers(paths, accumulator.tables_by_layer("synthetic"))
     accumulator.reset()
     return 1
 
