@@ -15,6 +15,7 @@ rule capture_shard:
     benchmark:
         "results/benchmarks/capture_shard/{model}/{corpus}/{split}-{shard}.jsonl"
     wildcard_constraints:
+        model=one_of(RUN_MODELS),
         split=one_of(UNTRACED),
     threads: 1
     resources:
@@ -46,6 +47,7 @@ use rule capture_shard as capture_traced_shard with:
     benchmark:
         "results/benchmarks/capture_traced_shard/{model}/{corpus}/{split}-{shard}.jsonl"
     wildcard_constraints:
+        model=one_of(RUN_MODELS),
         split=one_of(TRACED),
     params:
         # Only what changes results; the script takes the device and the like from the configuration.
