@@ -4,9 +4,12 @@ import itertools
 from collections import defaultdict
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from var_core.routing.batch import RoutedBatch
+from var_core.routing.batch import RoutedBatch, RouterLayout
+from var_core.statistics.quantities import decision_quantities, multi_hot, router_probabilities
+from var_core.statistics.tables import SCHEMAS
 
 
 def random_decisions(seed, sequences=3, length=10, layers=3, experts=6, k=2, vocabulary=20, dtype=torch.float32):
@@ -50,3 +53,28 @@ def by_the_book(tokens, document, batch):
             common = len(set(mine) & set(experts[layer][t + 1]))
             repeats[layer] += (1, tops[layer][t] == tops[layer][t + 1], common > 0, common)
     return values, chosen, first, weight_sum, coactivation, next_chosen, next_first, repeats
+
+
+def quantities_of(batch, layout=None):
+    """What :meth:`Accumulator.update` returns for a batch."""
+    layers, _, experts = batch.logits.shape
+    layout = layout or RouterLayout.uniform(layers, experts, batch.experts.shape[-1])
+    probabilities = router_probabilities(batch.logits, layout)
+    hot = multi_hot(batch.experts, experts, probabilities.finite)
+    return decision_quantities(probabilities, batch.experts, hot)
+
+
+def assert_equal_within_rounding(kind, left, right):
+    """Equal tables, floats within 1e-12 relative."""
+    assert left.schema == right.schema == SCHEMAS[kind]
+    assert left.num_rows == right.num_rows
+    for column in left.column_names:
+        a, b = left[column].combine_chunks(), right[column].combine_chunks()
+        if column in ("next_first_shuffled",):  # drawn anew for every batch number
+            continue
+        if pa.types.is_list(a.type):
+            a, b = a.flatten(), b.flatten()
+        if pa.types.is_floating(a.type):
+            np.testing.assert_allclose(a.to_numpy(), b.to_numpy(), rtol=1e-12, atol=1e-12)
+        else:
+            assert a.equals(b), column

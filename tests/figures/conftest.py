@@ -124,7 +124,9 @@ class Simulation:
         )
         batch = TokenBatch.from_sequences(torch.from_numpy(tokens), torch.from_numpy(document))
         quantities = accumulator.update(batch, routed, 0)
-        return accumulator.tables(domain), trace_rows(sequence, tokens, document, domain, routed, quantities)
+        return accumulator.tables(domain), trace_rows(
+            sequence, tokens, document, domain, routed, quantities, self.experts
+        )
 
     def _provenance(self, split):
         return {

@@ -150,12 +150,6 @@ def test_state_of_another_model_is_refused():
         )
 
 
-def test_state_bytes_is_what_the_state_takes():
-    accumulator = Accumulator(RouterLayout.uniform(5, 7, 2), 300, CPU)
-    held = sum(tensor.numel() * tensor.element_size() for tensor in accumulator.state().values())
-    assert Accumulator.state_bytes(5, 300, 7) == pytest.approx(held, rel=0.01)
-
-
 def test_tables_do_not_change_when_the_accumulator_goes_on():
     accumulator = accumulate([random_decisions(1)])
     tables = accumulator.tables("d")

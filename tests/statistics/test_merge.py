@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statistics_routed import random_decisions
+from statistics_routed import assert_equal_within_rounding, random_decisions
 from var_core.routing.batch import RouterLayout
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.statistics.merge import merge_tables
@@ -23,21 +23,6 @@ def tables_of(decisions, domain="d"):
     for index, (tokens, document, batch) in enumerate(decisions):
         accumulator.update(TokenBatch.from_sequences(tokens, document), batch, index)
     return accumulator.tables(domain)
-
-
-def assert_equal_within_rounding(kind, left, right):
-    assert left.schema == right.schema == SCHEMAS[kind]
-    assert left.num_rows == right.num_rows
-    for column in left.column_names:
-        a, b = left[column].combine_chunks(), right[column].combine_chunks()
-        if column in ("next_first_shuffled",):  # drawn anew for every batch number
-            continue
-        if pa.types.is_list(a.type):
-            a, b = a.flatten(), b.flatten()
-        if pa.types.is_floating(a.type):
-            np.testing.assert_allclose(a.to_numpy(), b.to_numpy(), rtol=1e-12, atol=1e-12)
-        else:
-            assert a.equals(b), column
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,17 +1,16 @@
 import numpy as np
 import torch
 
-from statistics_routed import random_decisions
+from statistics_routed import quantities_of, random_decisions
 from var_core.routing.batch import RoutedBatch
-from var_core.statistics.quantities import decision_quantities
 from var_core.traces.batch import trace_rows
 from var_core.traces.schema import TRACE
 
 
 def rows_of(batch, tokens, document):
-    quantities = decision_quantities(batch.logits, batch.experts)
+    quantities = quantities_of(batch)
     sequence = np.array([11, 12, 13])
-    return quantities, trace_rows(sequence, tokens.numpy(), document.numpy(), "prose", batch, quantities)
+    return quantities, trace_rows(sequence, tokens.numpy(), document.numpy(), "prose", batch, quantities, 6)
 
 
 def test_a_row_a_decision_in_order_with_what_was_decided():

@@ -41,7 +41,7 @@ def write_shard(folder, split, shard):
         accumulator = Accumulator(RouterLayout.uniform(3, 6, 2), 20, torch.device("cpu"))
         quantities = accumulator.update(TokenBatch.from_sequences(tokens, document), batch, index)
         sequence = np.arange(3) + 3 * index + 6 * shard
-        traces.append(trace_rows(sequence, tokens.numpy(), document.numpy(), domain, batch, quantities))
+        traces.append(trace_rows(sequence, tokens.numpy(), document.numpy(), domain, batch, quantities, 6))
         domains.append(accumulator.tables(domain))
     paths = {kind: folder / "capture" / f"{split}-{shard:05d}.{kind}.parquet" for kind in (*SCHEMAS, "trace")}
     for kind in SCHEMAS:

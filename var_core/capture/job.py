@@ -239,6 +239,7 @@ class _Job:
                     batch.domain,
                     routed,
                     quantities,
+                    self._accumulator.layout.experts,
                 )
             )
 

@@ -78,12 +78,22 @@ def _group_numbers(rows: pa.Table, keys: Sequence[str]) -> np.ndarray:
 
 
 def _sum(column: pa.ChunkedArray, group: np.ndarray) -> pa.Array:
-    values = column.to_numpy()
+    """Add up a column by group; null where something was not recorded."""
+    values = column.fill_null(0).to_numpy()
     if np.issubdtype(values.dtype, np.integer):
         # bincount would go through float64, which is not exact above 2**53.
         starts = np.flatnonzero(np.diff(group, prepend=-1))
-        return pa.array(np.add.reduceat(values, starts))
-    return pa.array(np.bincount(group, weights=values))
+        sums = np.add.reduceat(values, starts)
+    else:
+        sums = np.bincount(group, weights=values)
+    return pa.array(sums, mask=_unknown(column, group, len(sums)))
+
+
+def _unknown(column: pa.ChunkedArray, group: np.ndarray, groups: int) -> np.ndarray | None:
+    """Groups with a null; None where there is none."""
+    if not column.null_count:
+        return None
+    return np.bincount(group, weights=column.is_null().to_numpy(), minlength=groups) > 0
 
 
 def _merge_moments(rows: pa.Table, group: np.ndarray, groups: int) -> dict[str, pa.Array]:
@@ -91,23 +101,27 @@ def _merge_moments(rows: pa.Table, group: np.ndarray, groups: int) -> dict[str, 
     total = _sum(rows["n"], group)
     merged = {"n": total}
     for quantity in QUANTITIES:
-        mean_i, m2_i = rows[f"{quantity}_mean"].to_numpy(), rows[f"{quantity}_m2"].to_numpy()
+        mean_i, m2_i = (rows[f"{quantity}_{moment}"].fill_null(0.0).to_numpy() for moment in ("mean", "m2"))
         mean = np.bincount(group, weights=n * mean_i, minlength=groups) / total.to_numpy()
         within = np.bincount(group, weights=m2_i, minlength=groups)
         between = np.bincount(group, weights=n * (mean_i - mean[group]) ** 2, minlength=groups)
-        merged[f"{quantity}_mean"], merged[f"{quantity}_m2"] = pa.array(mean), pa.array(within + between)
+        unknown = _unknown(rows[f"{quantity}_mean"], group, groups)
+        merged[f"{quantity}_mean"] = pa.array(mean, mask=unknown)
+        merged[f"{quantity}_m2"] = pa.array(within + between, mask=unknown)
     return merged
 
 
 def _sum_lists(column: pa.ChunkedArray, group: np.ndarray, groups: int) -> pa.Array:
-    """Add up lists of equal length; null where every list of a group is null."""
+    """Add up the lists of each group, which are of one length; null where every list of a group is null."""
     lists = column.combine_chunks()
-    present = lists.is_valid().to_numpy(zero_copy_only=False)
-    if not present.any():
-        return pa.nulls(groups, column.type)
-    values = lists.drop_null().flatten().to_numpy().reshape(int(present.sum()), -1)
-    sums = np.zeros((groups, values.shape[1]), dtype=values.dtype)
-    np.add.at(sums, group[present], values)
-    filled = np.zeros(groups, dtype=bool)
-    filled[group[present]] = True
-    return pa.array([row if keep else None for row, keep in zip(sums, filled, strict=True)], column.type)
+    length = pc.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False)
+    sums: list[np.ndarray | None] = [None] * groups
+    for width in np.unique(length[length >= 0]):
+        these = np.flatnonzero(length == width)
+        values = lists.take(pa.array(these)).flatten().to_numpy().reshape(len(these), width)
+        members, place = np.unique(group[these], return_inverse=True)
+        total = np.zeros((len(members), width), dtype=values.dtype)
+        np.add.at(total, place, values)
+        for member, row in zip(members, total, strict=True):
+            sums[member] = row
+    return pa.array(sums, column.type)

@@ -1,8 +1,17 @@
 """What is computed from one decision: router entropy, confidence and margin."""
 
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
+
+from var_core.routing.batch import RouterLayout, Scoring
+
+_NEVER = -1e4
+"""Logarithm of a probability that is 0 in float32, and yet gives 0 and not NaN when multiplied by it."""
 
 
 @dataclass(frozen=True)
@@ -27,39 +36,148 @@ class Quantities:
     margin: torch.Tensor
     finite: torch.Tensor
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Quantities]") -> "Quantities":
+        """Put the quantities of successive layers together."""
+        if len(parts) == 1:
+            return parts[0]
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
     def stacked(self) -> torch.Tensor:
         """The three quantities in the order of ``tables.QUANTITIES``, float64 [3, L, T]."""
         return torch.stack([self.router_entropy, self.confidence, self.margin])
 
 
-def decision_quantities(logits: torch.Tensor, experts: torch.Tensor) -> Quantities:
-    """Compute the quantities of a batch of decisions of softmax routers.
+def multi_hot(experts: torch.Tensor, width: int, kept: torch.Tensor) -> torch.Tensor:
+    """Lay the chosen experts out as ones among zeros, float32 [L, T, E].
+
+    Parameters
+    ----------
+    experts : torch.Tensor
+        int64 [L, T, k]; `width` itself stands for an empty slot.
+    width : int
+        E.
+    kept : torch.Tensor
+        Decisions that count, bool [L, T]; the others get no ones.
+    """
+    layers, tokens, _ = experts.shape
+    cells = layers * tokens * width
+    row = torch.arange(0, cells, width, device=experts.device).view(layers, tokens, 1)
+    at = torch.where(kept[..., None] & (experts < width), experts + row, cells)
+    # One flat scatter is several times faster than a scatter along the last axis; empty slots fall behind the end.
+    hot = torch.zeros(cells + 1, device=experts.device)
+    return hot.scatter_(0, at.flatten(), 1.0)[:-1].view(layers, tokens, width)
+
+
+@dataclass(frozen=True)
+class RouterProbabilities:
+    """What a decision's logits say, before it is known which experts were chosen.
+
+    Attributes
+    ----------
+    p : torch.Tensor
+        Probabilities of all experts, float32 [L, T, E].
+    entropy : torch.Tensor
+        Of `p`, in nats, float64 [L, T].
+    finite : torch.Tensor
+        False where a logit of a layer's own experts is NaN or infinite, bool [L, T].
+    """
+
+    p: torch.Tensor
+    entropy: torch.Tensor
+    finite: torch.Tensor
+
+
+def router_probabilities(logits: torch.Tensor, layout: RouterLayout) -> RouterProbabilities:
+    """Score logits as the routers do, and make the scores sum to 1.
 
     Half-precision logits are widened first: in float16 ``log(p + 1e-10)`` underflows and the entropy becomes NaN.
 
     Parameters
     ----------
     logits : torch.Tensor
-        [L, T, E], any floating dtype.
-    experts : torch.Tensor
-        Chosen experts, int64 [L, T, k].
+        [L, T, E], any floating dtype; minus infinity beyond a layer's own experts.
+    layout : RouterLayout
+        Of the L layers.
     """
-    finite = torch.isfinite(logits).all(dim=-1)
-    log_p = torch.log_softmax(logits.float(), dim=-1)
+    padding = _padding(layout, logits.device)
+    scores = _log_scores(logits.float(), layout)
+    if padding is not None:
+        scores = scores.masked_fill(padding, _NEVER)
+    log_p = torch.log_softmax(scores, dim=-1)
     p = log_p.exp()
-    # 0 ln 0 = 0, while 0 * -inf would be NaN: a probability may underflow although its logit is finite.
-    entropy = -(p * log_p.clamp_min(-1e4)).sum(dim=-1, dtype=torch.float64)
-    chosen = p.gather(-1, experts).amin(dim=-1)
-    others = p.scatter(-1, experts, -1.0).amax(dim=-1).clamp_min(0.0)
+    entropy = torch.linalg.vecdot(p, log_p).double().neg_()
+    if all(layer.scoring == "softmax" for layer in layout.layers):
+        # NaN and infinities of both signs all make the entropy NaN: log_softmax gives NaN, or 0 times infinity.
+        finite = entropy == entropy
+    else:
+        own = logits if padding is None else logits.masked_fill(padding, 0.0)
+        finite = torch.isfinite(own).all(dim=-1)
+    return RouterProbabilities(p, entropy, finite)
+
+
+def decision_quantities(probabilities: RouterProbabilities, experts: torch.Tensor, hot: torch.Tensor) -> Quantities:
+    """Compute the quantities of a batch of decisions.
+
+    Parameters
+    ----------
+    probabilities : RouterProbabilities
+        Of the decisions.
+    experts : torch.Tensor
+        Chosen experts, int64 [L, T, k]; E stands for an empty slot.
+    hot : torch.Tensor
+        The same as :func:`multi_hot` gives them, [L, T, E].
+    """
+    p = probabilities.p
+    width = p.shape[-1]
+    in_slot = p.gather(-1, experts.clamp_max(width - 1))
+    chosen = torch.where(experts < width, in_slot, 2.0)
+    # A probability is at most 1, so taking 2 off the chosen leaves the largest of the others (none: 0).
+    others = torch.sub(p, hot, alpha=2.0).amax(dim=-1).clamp_min_(0.0)
     return Quantities(
-        router_entropy=entropy,
-        confidence=p.amax(dim=-1).double(),
-        margin=(chosen - others).double(),
-        finite=finite,
+        router_entropy=probabilities.entropy,
+        confidence=torch.maximum(_over_slots(torch.maximum, in_slot), others).double(),
+        margin=(_over_slots(torch.minimum, chosen) - others).double(),
+        finite=probabilities.finite,
     )
 
 
-def first_choice(experts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The expert with the largest weight of every decision, ties to the lower id; int64 [L, T]."""
-    heaviest = weights == weights.amax(dim=-1, keepdim=True)
-    return experts.where(heaviest, torch.iinfo(torch.int64).max).amin(dim=-1)
+def first_choice(experts: torch.Tensor, weights: torch.Tensor, width: int) -> torch.Tensor:
+    """The expert with the largest weight of every decision, ties to the lower id; int64 [L, T].
+
+    Empty slots hold `width` and weight 0; a decision of nothing but empty slots gives `width`.
+    """
+    heaviest = weights == _over_slots(torch.maximum, weights)[..., None]
+    return _over_slots(torch.minimum, experts.where(heaviest, width))
+
+
+def _over_slots(reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+    """Reduce the last axis slot by slot: k is small, and for so short an axis torch's own reductions are slow."""
+    return functools.reduce(reduce, values.unbind(-1))
+
+
+def _padding(layout: RouterLayout, device: torch.device) -> torch.Tensor | None:
+    """True beyond a layer's own experts, bool [L, 1, E]; None where all layers have the same number."""
+    if len({layer.experts for layer in layout.layers}) == 1:
+        return None
+    own = torch.tensor([layer.experts for layer in layout.layers], device=device)
+    return (torch.arange(layout.experts, device=device) >= own[:, None])[:, None]
+
+
+def _log_scores(logits: torch.Tensor, layout: RouterLayout) -> torch.Tensor:
+    """Logarithms of the routers' scores up to a constant a decision; log_softmax makes them sum to 1."""
+    scorings = [layer.scoring for layer in layout.layers]
+    if len(set(scorings)) == 1:
+        return _log_score(logits, scorings[0])
+    return torch.stack([_log_score(row, scoring) for row, scoring in zip(logits, scorings, strict=True)])
+
+
+def _log_score(logits: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+    if scoring == "softmax":
+        return logits
+    if scoring == "sigmoid":
+        return functional.logsigmoid(logits)
+    if scoring == "sqrtsoftplus":
+        return 0.5 * functional.softplus(logits).clamp_min(torch.finfo(torch.float32).tiny).log()
+    return logits.clamp_min(torch.finfo(torch.float32).tiny).log()

@@ -6,6 +6,8 @@ by Chan's formula. ``layer`` counts the MoE layers from 0 in the order in which 
 of each file names their module paths under ``"sites"``.
 """
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 QUANTITIES = ("router_entropy", "confidence", "margin")
@@ -46,6 +48,8 @@ EXPERT_COUNTS = pa.schema(
 LAYER_COUNT_COLUMNS = ("tokens", "nonfinite", "dropped", "pairs", "first_repeats", "any_repeats", "slot_overlaps")
 """Whole-number columns of ``layer_stats``."""
 
+_OF_ORDER = ("pairs", "first_repeats", "any_repeats", "slot_overlaps")
+
 EXPERT_VECTOR_COLUMNS = ("chosen", "first")
 """Columns of ``layer_stats`` that hold E whole numbers."""
 
@@ -56,7 +60,7 @@ LAYER_STATS = pa.schema(
     [
         pa.field("domain", pa.string(), nullable=False),
         pa.field("layer", pa.int16(), nullable=False),
-        *(pa.field(name, pa.int64(), nullable=False) for name in LAYER_COUNT_COLUMNS),
+        *(pa.field(name, pa.int64(), nullable=name in _OF_ORDER) for name in LAYER_COUNT_COLUMNS),
         pa.field("chosen", pa.list_(pa.int64()), nullable=False),
         pa.field("first", pa.list_(pa.int64())),
         pa.field("weight_sum", pa.list_(pa.float64())),
@@ -75,3 +79,16 @@ sequence (null at the last layer). What needs weights, order or text that was no
 """
 
 SCHEMAS = {"token_stats": TOKEN_STATS, "expert_counts": EXPERT_COUNTS, "layer_stats": LAYER_STATS}
+
+
+def with_domain(columns: Mapping[str, object], domain: str, schema: pa.Schema) -> pa.Table:
+    """Make a table of a schema whose first column is the domain; columns that are None are null throughout."""
+    rows = len(columns["layer"])  # type: ignore[arg-type]
+    arrays = {"domain": [domain] * rows, **columns}
+    return pa.table(
+        [
+            pa.nulls(rows, field.type) if arrays[field.name] is None else pa.array(arrays[field.name], field.type)
+            for field in schema
+        ],
+        schema=schema,
+    )

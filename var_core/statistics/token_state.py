@@ -1,0 +1,254 @@
+"""The part of the statistics that is kept for every token id: moments, and how often each expert was chosen."""
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from var_core.errors import VarError
+from var_core.routing.batch import RouterLayout
+from var_core.statistics.tables import EXPERT_COUNTS, QUANTITIES, TOKEN_STATS, with_domain
+
+_CELL_BYTES = 4 + 4 + 8  # chosen, first, weight_sum of one (token id, layer, expert)
+_MOMENT_BYTES = 8 * (1 + 2 * len(QUANTITIES))  # n, means and m2 of one (token id, layer)
+_NO_ROW = -1
+
+
+class TokenState:
+    """Counts and moments by token id and layer, in rows that fit a limit of memory.
+
+    Every token id has a row when all fit into the limit. Otherwise rows are given to token ids as they come, and
+    when they run out the tables have to be put on disk and the state reset: partial sums merge exactly.
+
+    Parameters
+    ----------
+    layout : RouterLayout
+        L layers.
+    vocabulary : int
+        V; 0 where token ids are not recorded.
+    device : torch.device
+        Where the state lives.
+    max_bytes : int or None
+        Limit of the state's memory; None: none.
+    """
+
+    def __init__(self, layout: RouterLayout, vocabulary: int, device: torch.device, max_bytes: int | None) -> None:
+        self._layout, self._device = layout, device
+        starts = np.cumsum([0, *(layer.experts for layer in layout.layers)])
+        self._cells = int(starts[-1])  # of one token id
+        self._start = torch.tensor(starts[:-1], device=device)[:, None, None]
+        self._bounds = [(int(a), int(b)) for a, b in itertools.pairwise(starts)]
+        dense = max_bytes is None or vocabulary * row_bytes(layout) <= max_bytes
+        self.rows = vocabulary if max_bytes is None or dense else max_bytes // row_bytes(layout)
+        self._row_of = None if dense else torch.full((vocabulary,), _NO_ROW, dtype=torch.int32, device=device)
+        self._token_of = torch.zeros(0 if dense else self.rows, dtype=torch.int32, device=device)
+        self._used = self.rows if dense else 0
+        # n, means and m2 side by side: one gather and one scatter a batch. Whole numbers are exact below 2**53.
+        shape = (self.rows, len(layout), 1 + 2 * len(QUANTITIES))
+        self._moments = torch.zeros(shape, dtype=torch.float64, device=device)
+        # One cell more than there are: what does not count is added there.
+        cells = self.rows * self._cells + 1
+        self._chosen = torch.zeros(cells, dtype=torch.int32, device=device)
+        self._first = torch.zeros(cells, dtype=torch.int32, device=device)
+        self._weight_sum = torch.zeros(cells, dtype=torch.float64, device=device)
+
+    def new_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Token ids that have no row yet, each once."""
+        if self._row_of is None:
+            return token_ids[:0]
+        present = torch.unique(token_ids)
+        return present[self._row_of[present] == _NO_ROW]
+
+    def has_room(self, token_ids: torch.Tensor) -> bool:
+        """Whether all these token ids have, or can be given, a row."""
+        return self._row_of is None or self._used + len(self.new_tokens(token_ids)) <= self.rows
+
+    def rows_of(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Rows of token ids, int64 of the same shape, given anew where needed.
+
+        Raises
+        ------
+        VarError
+            If rows run out.
+        """
+        if self._row_of is None:
+            return token_ids
+        new = self.new_tokens(token_ids)
+        if self._used + len(new) > self.rows:
+            needed = (self._used + len(new)) * row_bytes(self._layout)
+            raise VarError(
+                f"capture.max_state_mb: statistics of {self.rows} token ids of this model fit into the limit, a batch "
+                f"has {self._used + len(new)}; raise it to at least {needed // 2**20 + 1}, or lower "
+                "capture.batch_sequences"
+            )
+        given = torch.arange(self._used, self._used + len(new), dtype=torch.int32, device=self._device)
+        self._row_of[new] = given
+        self._token_of[self._used : self._used + len(new)] = new.int()
+        self._used += len(new)
+        return self._row_of[token_ids].long()
+
+    def add_moments(self, rows: torch.Tensor, values: torch.Tensor | None, kept: torch.Tensor) -> None:
+        """Count decisions, and merge the moments of a batch into the state.
+
+        The batch's moments are taken in two passes, so that nothing cancels, and merged by the formula of Chan,
+        Golub and LeVeque (1979).
+
+        Parameters
+        ----------
+        rows : torch.Tensor
+            Rows of the tokens, int64 [T].
+        values : torch.Tensor or None
+            The quantities, float64 [Q, L, T]; None where logits were not recorded.
+        kept : torch.Tensor
+            Which decisions count, bool [L, T].
+        """
+        present, inverse = torch.unique(rows, return_inverse=True)
+        tokens, types, layers = len(rows), len(present), len(self._layout)
+        counted = kept.T.double()
+        n = counted.new_zeros((types, layers)).index_add_(0, inverse, counted)[..., None]
+        if values is None:
+            self._moments[..., :1].index_add_(0, present, n)
+            return
+        width = layers * len(values)
+        x = values.permute(2, 1, 0).reshape(tokens, width)
+        counts = kept.T.repeat_interleave(len(values), dim=1)
+        sums = x.new_zeros((types, width)).index_add_(0, inverse, x.where(counts, 0.0))
+        mean = sums.view(types, layers, -1) / n.clamp_min(1.0)
+        deviation = (x - mean.view(types, width).index_select(0, inverse)).where(counts, 0.0)
+        m2 = sums.zero_().index_add_(0, inverse, deviation.square_()).view(types, layers, -1)
+        state = self._moments.index_select(0, present)
+        before, old_mean, old_m2 = state.split((1, len(values), len(values)), dim=-1)
+        share = n / (before + n).clamp_min(1.0)
+        delta = mean.sub_(old_mean).mul_(n > 0)
+        old_m2 += m2 + delta.square() * (before * share)
+        old_mean += delta * share
+        before += n
+        self._moments.index_copy_(0, present, state)
+
+    def add_experts(
+        self,
+        layer: int,
+        rows: torch.Tensor,
+        experts: torch.Tensor,
+        weights: torch.Tensor | None,
+        first: torch.Tensor | None,
+        kept: torch.Tensor,
+    ) -> None:
+        """Count the experts of l adjacent layers, of which `layer` is the first.
+
+        Parameters
+        ----------
+        layer : int
+        rows : torch.Tensor
+            Rows of the tokens, int64 [T].
+        experts, weights, first : torch.Tensor
+            [l, T, k], [l, T, k] and [l, T]; the last two None where weights were not recorded.
+        kept : torch.Tensor
+            bool [l, T].
+        """
+        trash = len(self._chosen) - 1
+        start = (rows * self._cells)[None, :, None] + self._start[layer : layer + len(experts)]
+        filled = kept[..., None] & (experts < self._layout.experts)
+        slot = torch.where(filled, start + experts, trash).flatten()
+        _count(self._chosen, slot)
+        if weights is not None and first is not None:
+            self._weight_sum.scatter_add_(0, slot, weights.double().flatten())
+            _count(self._first, torch.where(kept, start[..., 0] + first, trash).flatten())
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Tensors to keep in a checkpoint; of the rows only those in use."""
+        return {
+            "moments": self._moments[: self._used],
+            "chosen": self._chosen[: self._used * self._cells],
+            "first": self._first[: self._used * self._cells],
+            "weight_sum": self._weight_sum[: self._used * self._cells],
+            "token_of": self._token_of[: self._used],
+        }
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> bool:
+        """Continue from what :meth:`state` gave; False, and nothing done, if it is of another shape."""
+        used = state["moments"].shape[0]
+        if used > self.rows or (self._row_of is None and used != self.rows):
+            return False
+        before, self._used = self._used, used
+        if any(tensor.shape != state[name].shape for name, tensor in self.state().items()):
+            self._used = before
+            return False
+        self.reset()
+        self._used = used
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+        if self._row_of is not None:
+            rows = torch.arange(used, dtype=torch.int32, device=self._device)
+            self._row_of[self._token_of[:used].long()] = rows
+        return True
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for tensor in (self._moments, self._chosen, self._first, self._weight_sum):
+            tensor.zero_()
+        if self._row_of is not None:
+            self._row_of.fill_(_NO_ROW)
+            self._used = 0
+
+    def tables(self, layer: int, domain: str, logits: bool, weights: bool) -> dict[str, pa.Table]:
+        """The rows of ``token_stats`` and ``expert_counts`` of one layer, sparse and sorted.
+
+        Parameters
+        ----------
+        layer : int
+        domain : str
+        logits, weights : bool
+            Whether they were recorded; what is computed from them is null if not.
+        """
+        token = np.arange(self.rows) if self._row_of is None else self._token_of[: self._used].cpu().numpy()
+        order = np.argsort(token)
+        return {
+            "token_stats": self._token_stats(layer, domain, token, order, logits),
+            "expert_counts": self._expert_counts(layer, domain, token, order, weights),
+        }
+
+    def of_experts(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """``first`` and ``weight_sum`` of one layer over all token ids, [E] each."""
+        first, weight_sum = (self._of_layer(cells, layer) for cells in (self._first, self._weight_sum))
+        return first.sum(axis=0, dtype=np.int64), weight_sum.sum(axis=0)
+
+    def _of_layer(self, cells: torch.Tensor, layer: int) -> np.ndarray:
+        first, last = self._bounds[layer]
+        rows = cells[: self._used * self._cells].view(self._used, self._cells)[:, first:last]
+        return np.asarray(rows.cpu().numpy())
+
+    def _token_stats(self, layer: int, domain: str, token: np.ndarray, order: np.ndarray, logits: bool) -> pa.Table:
+        moments = self._moments[: self._used, layer].cpu().numpy()
+        rows = order[moments[order, 0] > 0]
+        values = moments[rows]
+        columns: dict[str, object] = {"layer": np.full(len(rows), layer), "token_id": token[rows]}
+        columns["n"] = values[:, 0].astype(np.int64)
+        for column, (moment, quantity) in enumerate(itertools.product(("mean", "m2"), QUANTITIES), start=1):
+            columns[f"{quantity}_{moment}"] = values[:, column] if logits else None
+        return with_domain(columns, domain, TOKEN_STATS)
+
+    def _expert_counts(self, layer: int, domain: str, token: np.ndarray, order: np.ndarray, weights: bool) -> pa.Table:
+        chosen = self._of_layer(self._chosen, layer)
+        place, expert = np.nonzero(chosen[order])
+        at = (order[place], expert)
+        columns: dict[str, object] = {
+            "layer": np.full(len(place), layer),
+            "token_id": token[at[0]],
+            "expert": expert,
+            "chosen": chosen[at],
+            "first": self._of_layer(self._first, layer)[at] if weights else None,
+            "weight_sum": self._of_layer(self._weight_sum, layer)[at] if weights else None,
+        }
+        return with_domain(columns, domain, EXPERT_COUNTS)
+
+
+def row_bytes(layout: RouterLayout) -> int:
+    """Memory that the statistics of one token id take, in bytes."""
+    return len(layout) * _MOMENT_BYTES + sum(layer.experts for layer in layout.layers) * _CELL_BYTES
+
+
+def _count(cells: torch.Tensor, at: torch.Tensor) -> None:
+    cells.scatter_add_(0, at, torch.ones((), dtype=cells.dtype, device=cells.device).expand(len(at)))
