@@ -6,7 +6,8 @@ import torch
 from var_core.config.corpus import TraceCorpus
 from var_core.config.models import TraceModel
 from var_core.job import logged
-from var_core.traces.importers.stage import ImportTask, import_trace
+from var_core.traces.importers.outputs import ImportTask
+from var_core.traces.importers.stage import import_trace
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

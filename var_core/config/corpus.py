@@ -104,6 +104,9 @@ class HubCorpus(CorpusBase):
         return pinned(revision, f"https://huggingface.co/datasets/{info.data.get('dataset', 'OWNER/NAME')}")
 
 
+CorpusConfig = Annotated[PythonStdlibCorpus | FilesCorpus | HubCorpus, Field(discriminator="source")]
+"""Corpora of text."""
+
 TraceFormat = Literal["sglang", "vllm", "route_csv", "esft", "token_counts", "parquet"]
 
 
@@ -123,7 +126,7 @@ class TraceCorpus(Block):
     """token_counts and parquet: read only rows with this name in column ``model``; null: there is no such column"""
 
 
-CorpusConfig = Annotated[PythonStdlibCorpus | FilesCorpus | HubCorpus | TraceCorpus, Field(discriminator="source")]
+AnyCorpusConfig = Annotated[PythonStdlibCorpus | FilesCorpus | HubCorpus | TraceCorpus, Field(discriminator="source")]
 
 
 class SequencesConfig(Block):

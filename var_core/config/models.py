@@ -112,6 +112,10 @@ class DemoModel(ModelBase):
         return self
 
 
+ModelConfig = Annotated[HubModel | FolderModel | DemoModel, Field(discriminator="source")]
+"""Models that can be loaded and run."""
+
+
 class TraceModel(Block):
     """A model whose routing somebody else recorded: nothing is loaded or run. Goes with a corpus of the same source."""
 
@@ -141,4 +145,4 @@ class TraceModel(Block):
         return self
 
 
-ModelConfig = Annotated[HubModel | FolderModel | DemoModel | TraceModel, Field(discriminator="source")]
+AnyModelConfig = Annotated[HubModel | FolderModel | DemoModel | TraceModel, Field(discriminator="source")]

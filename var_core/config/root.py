@@ -10,11 +10,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from var_core.config.base import Block
 from var_core.config.capture import CaptureConfig
-from var_core.config.corpus import CorpusConfig, SequencesConfig, TraceCorpus
+from var_core.config.corpus import AnyCorpusConfig, SequencesConfig, TraceCorpus
 from var_core.config.faults import one_line
 from var_core.config.figures import FiguresConfig
 from var_core.config.hypotheses import HypothesesConfig
-from var_core.config.models import DemoModel, ModelConfig, TraceModel
+from var_core.config.models import AnyModelConfig, DemoModel, TraceModel
 from var_core.config.statistics import StatisticsConfig
 from var_core.errors import VarError
 
@@ -37,9 +37,9 @@ class Config(Block):
 
     runs: tuple[Run, ...] = Field(min_length=1)
     """what is to be answered: each model and corpus named here is one run"""
-    models: dict[str, ModelConfig] = Field(min_length=1)
+    models: dict[str, AnyModelConfig] = Field(min_length=1)
     """models by name"""
-    corpora: dict[str, CorpusConfig] = Field(min_length=1)
+    corpora: dict[str, AnyCorpusConfig] = Field(min_length=1)
     """corpora by name"""
     sequences: SequencesConfig = SequencesConfig()
     """how documents are packed into sequences"""

@@ -112,40 +112,48 @@ WITH counted AS (
     FROM expert_counts JOIN tokens USING (run, token_id)
     WHERE NOT special
 ),
-fitted AS (
-    -- For each domain the counts of all others, beside its own.
-    SELECT a.run, a.split, d.domain, a.layer, a.token_id, a.expert, any_value(l.top_k) AS top_k,
-        coalesce(sum(a.chosen) FILTER (a.domain <> d.domain), 0) AS fitted,
-        coalesce(sum(a.chosen) FILTER (a.domain = d.domain), 0) AS chosen
-    FROM counted AS a
-    JOIN (SELECT DISTINCT run, split, domain FROM decisions) AS d USING (run, split)
-    JOIN layers AS l USING (run, layer)
-    GROUP BY a.run, a.split, d.domain, a.layer, a.token_id, a.expert
+loads AS (
+    SELECT run, split, domain, layer, expert, sum(chosen) AS chosen FROM counted GROUP BY ALL
 ),
 global_places AS (
-    SELECT run, split, domain, layer, expert,
-        row_number() OVER (PARTITION BY run, split, domain, layer ORDER BY sum(fitted) DESC, expert) AS global_place
-    FROM fitted
-    GROUP BY run, split, domain, layer, expert
+    SELECT run, split, d.domain, layer, expert, sum(chosen) FILTER (a.domain <> d.domain) AS fitted,
+        row_number() OVER (PARTITION BY run, split, d.domain, layer ORDER BY fitted DESC NULLS LAST, expert) AS global_place
+    FROM loads AS a
+    JOIN (SELECT DISTINCT run, split, domain FROM loads) AS d USING (run, split)
+    GROUP BY run, split, d.domain, layer, expert
+),
+everywhere AS (
+    SELECT run, split, layer, token_id, expert, sum(chosen) AS chosen FROM counted GROUP BY ALL
+),
+fitted AS (
+    -- For the token ids of each domain: how often all other domains chose each expert, beside the domain itself.
+    SELECT run, split, d.domain, layer, token_id, expert,
+        e.chosen - coalesce(c.chosen, 0) AS fitted, coalesce(c.chosen, 0) AS chosen
+    FROM everywhere AS e
+    JOIN (SELECT DISTINCT run, split, domain, layer, token_id FROM counted) AS d USING (run, split, layer, token_id)
+    LEFT JOIN counted AS c USING (run, split, domain, layer, token_id, expert)
 ),
 places AS (
     SELECT *,
         row_number() OVER (token ORDER BY fitted DESC, expert) AS place,
-        sum(fitted) OVER (token) // top_k AS fitted_n
+        sum(fitted) OVER (token) AS fitted_slots
     FROM fitted
     WINDOW token AS (PARTITION BY run, split, domain, layer, token_id)
 )
 SELECT p.run, p.split, p.domain, p.layer,
-    (sum(p.chosen) // any_value(p.top_k))::BIGINT AS tokens,
-    sum(p.chosen) FILTER (if(fitted_n >= 10, fitted > 0 AND place <= p.top_k, global_place <= p.top_k))
-        / sum(p.chosen) AS token_table_recall_at_k,
-    sum(p.chosen) FILTER (global_place <= p.top_k) / sum(p.chosen) AS global_table_recall_at_k,
-    any_value(p.top_k / l.experts) AS chance_recall_at_k
+    (sum(p.chosen) // any_value(l.top_k))::BIGINT AS tokens,
+    coalesce(
+        sum(p.chosen) FILTER (
+            if(fitted_slots >= 10 * l.top_k, p.fitted > 0 AND place <= l.top_k, global_place <= l.top_k)
+        ), 0
+    ) / sum(p.chosen) AS token_table_recall_at_k,
+    coalesce(sum(p.chosen) FILTER (global_place <= l.top_k), 0) / sum(p.chosen) AS global_table_recall_at_k,
+    any_value(l.top_k / l.experts) AS chance_recall_at_k
 FROM places AS p
 JOIN global_places AS g USING (run, split, domain, layer, expert)
 JOIN layers AS l USING (run, layer)
 GROUP BY p.run, p.split, p.domain, p.layer
-HAVING sum(fitted) > 0;
+HAVING any_value(g.fitted) IS NOT NULL;
 
 COMMENT ON VIEW v_domain_recall IS 'A row a (split, domain, layer): share of a domain''s routing decisions that a static table fitted on all other domains of the same split predicts. Tables are those of v_table_recall. What stands in for unseen text where only sums were recorded; no rows for a single domain.';
 COMMENT ON COLUMN v_domain_recall.domain IS 'The domain that is left out of the fit, and scored.';

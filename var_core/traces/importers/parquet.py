@@ -19,6 +19,7 @@ Rows are in order of document, position and layer; every position has all layers
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def read_parquet(
                     ).indices.to_numpy()
                     changes[1:] |= codes[1:] != codes[:-1]
             starts = [0, *np.flatnonzero(changes).tolist(), len(rows)]
-            for start, stop in zip(starts, starts[1:], strict=False):
+            for start, stop in pairwise(starts):
                 piece = rows.slice(start, stop - start)
                 if waiting and not _same(waiting[0], piece):
                     yield _recording(pa.concat_tables(waiting), path, name, domain, shape, share_read)
@@ -140,8 +141,8 @@ def _recording(rows: pa.Table, path: Path, name: str, domain: str, shape: Shape,
     if wrong.any() or len(rows) % layers:
         at = int(np.argmax(wrong)) if wrong.any() else len(rows) - 1
         raise VarError(
-            f"{path}: row {numbers[at]}: position {position[at]}, layer {layer[at]} is not the next one; every position "
-            f"must have its {layers} layers, in order"
+            f"{path}: row {numbers[at]}: position {position[at]}, layer {layer[at]} is not the next one; every "
+            f"position must have its {layers} layers, in order"
         )
 
     def place(token: int, of_layer: int) -> str:

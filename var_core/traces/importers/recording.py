@@ -82,7 +82,7 @@ def check_recording(recording: Recording, shape: Shape) -> None:
         and line or row.
     """
     experts, E = recording.experts, shape.experts
-    tokens, layers, _ = experts.shape
+    layers = experts.shape[1]
     if shape.layers is not None and layers != shape.layers:
         raise VarError(
             f"{recording.place(0, 0)}: {layers} layers are recorded, but models.{shape.model}.layers is {shape.layers}"
@@ -101,7 +101,7 @@ def check_recording(recording: Recording, shape: Shape) -> None:
     )
     _refuse(
         recording,
-        ((np.diff(ordered, axis=-1) == 0) & ~empty[..., 1:]).any(axis=-1),
+        np.any((np.diff(ordered, axis=-1) == 0) & ~empty[..., 1:], axis=-1),
         lambda at: f"one decision names the same expert twice ({', '.join(map(str, experts[at]))})",
     )
     if recording.weights is not None:
@@ -120,7 +120,7 @@ def _odd(experts: Ints, count: int) -> int:
     return int(experts[(experts < 0) | (experts > count)][0])
 
 
-def _refuse(recording: Recording, wrong: NDArray[np.bool_], say: Callable[[tuple[int, int]], str]) -> None:
+def _refuse(recording: Recording, wrong: np.ndarray, say: Callable[[tuple[int, int]], str]) -> None:
     """Raise for the first decision, in the order of tokens and layers, that is `wrong`."""
     if wrong.any():
         token, layer = (int(place) for place in np.unravel_index(int(np.argmax(wrong)), wrong.shape))

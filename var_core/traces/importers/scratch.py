@@ -170,9 +170,9 @@ def _flush(cell: Cell) -> None:
     whole = Sequence(
         document=np.concatenate([part.document for part in parts]),
         position=np.concatenate(positions),
-        token_ids=None if first.token_ids is None else np.concatenate([part.token_ids for part in parts]),  # type: ignore[arg-type]
+        token_ids=None if first.token_ids is None else np.concatenate([part.token_ids for part in parts]),
         experts=np.concatenate([part.experts for part in parts]),
-        weights=None if first.weights is None else np.concatenate([part.weights for part in parts]),  # type: ignore[arg-type]
+        weights=None if first.weights is None else np.concatenate([part.weights for part in parts]),
     )
     batch = _to_batch(whole)
     if cell.writer is None:
@@ -184,7 +184,7 @@ def _flush(cell: Cell) -> None:
 
 
 def _to_batch(sequence: Sequence) -> pa.RecordBatch:
-    tokens, layers, top_k = sequence.experts.shape
+    _, layers, top_k = sequence.experts.shape
     columns = {
         "document": pa.array(sequence.document, pa.int32()),
         "position": pa.array(sequence.position, pa.int32()),

@@ -109,8 +109,8 @@ def counted_tables(rows: pa.Table, domain: str, path: Path, shape: Shape) -> Tab
     if wrong.any():
         at = int(starts[int(np.argmax(wrong))])
         raise VarError(
-            f"{path}: row {number[at]}: token id {token[at]} at layer {layer[at]} has {slots[wrong][0]} choices, which are "
-            f"not {shape.top_k} distinct experts each time (models.{shape.model}.top_k is {shape.top_k})"
+            f"{path}: row {number[at]}: token id {token[at]} at layer {layer[at]} has {slots[wrong][0]} choices, which "
+            f"are not {shape.top_k} distinct experts each time (models.{shape.model}.top_k is {shape.top_k})"
         )
     return {
         "token_stats": with_nulls({"layer": layer[starts], "token_id": token[starts], "n": n}, domain, TOKEN_STATS),

@@ -124,7 +124,7 @@ def _layers(experts: Ints, path: Path, shape: Shape) -> Ints:
         dense = (experts == 0).all(axis=(0, 2))
         if dense.any():
             raise VarError(
-                f"{path}: layer {int(np.argmax(dense))} is all zeros, as dense layers are; name the layers with experts "
-                f"in models.{shape.model}.moe_layers"
+                f"{path}: layer {int(np.argmax(dense))} is all zeros, as dense layers are; name the layers with "
+                f"experts in models.{shape.model}.moe_layers"
             )
     return experts
