@@ -31,6 +31,10 @@ from var_core.hypotheses.results import Curve, Result
 Floats = NDArray[np.float64]
 
 
+NEEDS = ("token_ids", "logits", "weights", "heldout")
+"""What must have been recorded of the run."""
+
+
 def draw(sources: Sources) -> Drawing:
     """Draw coverage against held-out agreement by each measure, and coverage by low entropy."""
     figure = new_figure(PAGE, 4.7)

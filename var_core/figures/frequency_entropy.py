@@ -73,6 +73,10 @@ class Clouds:
     means: Mapping[str, Floats] = field(default_factory=dict)
 
 
+NEEDS = ("token_ids", "logits")
+"""What must have been recorded of the run."""
+
+
 def draw(sources: Sources) -> Drawing:
     """Draw frequency against entropy, the plug-in estimate beside what routing by load alone gives."""
     rows = _Rows(sources)

@@ -23,7 +23,8 @@ from var_core.figures.style import (
     new_figure,
 )
 from var_core.hypotheses.data import Layer
-from var_core.hypotheses.h3 import DEFINITIONS, most_frequent
+from var_core.hypotheses.frequent import most_frequent
+from var_core.hypotheses.h3 import DEFINITIONS
 from var_core.hypotheses.results import Result
 from var_core.statistics.measures import first_repeat_chance, global_table, recalled_slots, slot_overlap_chance
 
@@ -31,6 +32,10 @@ Floats = NDArray[np.float64]
 
 _HELDOUT = ("on held-out text", "mean recall_at_k")
 _QUARTILES = (0.25, 0.75)
+
+
+NEEDS = ("token_ids", "weights", "heldout")
+"""What must have been recorded of the run."""
 
 
 def draw(sources: Sources) -> Drawing:

@@ -46,6 +46,19 @@ class Sources:
         """All MoE layers."""
         return self.data.layers
 
+    def missing(self, needs: Sequence[str]) -> str | None:
+        """Say which of a figure's needs were not recorded; None where all were.
+
+        Parameters
+        ----------
+        needs : sequence of str
+            Fields of :class:`~var_core.hypotheses.recorded.Recorded`, or ``pairs``: which experts were chosen together.
+        """
+        reasons = [self.data.recorded.missing(*(need for need in needs if need != "pairs"))]
+        if "pairs" in needs and not len(self.query("SELECT 1 FROM coactivation WHERE run = $run LIMIT 1")):
+            reasons.append("only sums over decisions were recorded, not which experts were chosen together")
+        return "; ".join(reason for reason in reasons if reason) or None
+
     @cached_property
     def tested(self) -> HypothesesConfig:
         """The settings that the hypotheses were tested with: thresholds, minimum counts, seed."""

@@ -1,12 +1,18 @@
 """What the verdicts mean, in sentences with the run's own numbers."""
 
+from var_core.hypotheses.recorded import NOT_TESTED
 from var_core.hypotheses.results import CLAIMS, HypothesisName, Result, Verdicts
 
 
 def meaning(verdicts: Verdicts, name: HypothesisName) -> str:
     """Say what came out of a hypothesis, pooled over layers, in one or two sentences."""
     rows = [row for row in verdicts.results if row.hypothesis == name and row.layer is None]
-    return {"H1": _entropy, "H2": _zipf, "H3": _consistency, "H4": _coverage}[name](rows)
+    reasons = [row.note.removeprefix(NOT_TESTED) for row in rows if row.note.startswith(NOT_TESTED)]
+    untested = f"Not tested: {', '.join(dict.fromkeys(reasons))}."
+    if reasons and all(row.statistic is None for row in rows if row.form != "detail"):
+        return untested
+    said = {"H1": _entropy, "H2": _zipf, "H3": _consistency, "H4": _coverage}[name](rows)
+    return f"{said} {untested.replace('Not', 'Partly not', 1)}" if reasons else said
 
 
 def meanings(verdicts: Verdicts) -> dict[HypothesisName, str]:

@@ -101,14 +101,14 @@ def check_recording(recording: Recording, shape: Shape) -> None:
     )
     _refuse(
         recording,
-        np.any((np.diff(ordered, axis=-1) == 0) & ~empty[..., 1:], axis=-1),
+        np.asarray(((np.diff(ordered, axis=-1) == 0) & ~empty[..., 1:]).any(axis=-1)),
         lambda at: f"one decision names the same expert twice ({', '.join(map(str, experts[at]))})",
     )
     if recording.weights is not None:
         weights = recording.weights
         _refuse(
             recording,
-            ~np.isfinite(weights).all(axis=-1),
+            np.asarray(~np.isfinite(weights).all(axis=-1)),
             lambda at: f"a weight is not a finite number ({', '.join(map(str, weights[at]))})",
         )
     if recording.token_ids is not None and (recording.token_ids < 0).any():
