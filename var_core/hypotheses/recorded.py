@@ -26,7 +26,9 @@ class Recorded:
     heldout: bool
 
     def missing(self, *needed: str) -> str | None:
-        """Say which of the needed parts are missing; None where all are there."""
+        """Say which of the needed parts are missing; None where all are there. Without token ids no other matters."""
+        if "token_ids" in needed and not self.token_ids:
+            return _WORDS["token_ids"]
         absent = [_WORDS[part] for part in needed if not getattr(self, part)]
         return "; ".join(absent) or None
 

@@ -123,7 +123,7 @@ def _refuse_gaps(batch: pa.RecordBatch, rows: Rows, path: Path) -> None:
     for column in _COLUMNS:
         if batch[column].null_count:
             missing = int(np.argmax(batch[column].is_null().to_numpy(zero_copy_only=False)))
-            raise VarError(f"{path}: line {rows['line'][missing]}: has no {column}")
+            raise VarError(f"{path}: line {rows['line'][missing]}: has no {column}, or it is no number")
 
 
 def _joined(pieces: list[Rows]) -> Rows:
