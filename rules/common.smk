@@ -28,7 +28,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 RUNS = CONFIG.runs
 SHARDS = CONFIG.capture.shards.model_dump()
 # Settings of capture that change results; a change of the others (device, checkpoint interval) reruns nothing.
-RESULT_OF_MODEL = {"dtype", "expect", "trust_remote_code"}
+RESULT_OF_MODEL = {
+    "dtype",
+    "quantisation",
+    "exclude_sites",
+    "expect",
+    "trust_remote_code",
+}
 RESULT_OF_CAPTURE = {"batch_sequences", "seed"}
 TABLES = ("token_stats", "expert_counts", "layer_stats")
 DEMO_MODELS = [

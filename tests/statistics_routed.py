@@ -59,9 +59,9 @@ def quantities_of(batch, layout=None):
     """What :meth:`Accumulator.update` returns for a batch."""
     layers, _, experts = batch.logits.shape
     layout = layout or RouterLayout.uniform(layers, experts, batch.experts.shape[-1])
-    probabilities = router_probabilities(batch.logits, layout)
-    hot = multi_hot(batch.experts, experts, probabilities.finite)
-    return decision_quantities(probabilities, batch.experts, hot)
+    probabilities = router_probabilities(batch.logits.transpose(1, 2), layout)
+    chosen = batch.experts.transpose(1, 2)
+    return decision_quantities(probabilities, chosen, multi_hot(chosen, experts, probabilities.finite))
 
 
 def assert_equal_within_rounding(kind, left, right):

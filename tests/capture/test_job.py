@@ -284,9 +284,38 @@ def test_numbers_that_disagree_with_the_model_are_refused(tmp_path, shard, model
 def test_provenance_names_what_the_numbers_were_made_from(tmp_path, shard, model):
     record = read_provenance(capture(shard, model, tmp_path / "out").path("token_stats"))
     assert record["run"] == "mine/text" and record["split"] == "heldout" and record["tokens"] == 10 * LENGTH
-    assert record["sites"][2] == {"layer": 2, "path": "layers.2.mlp.experts", "experts": 8, "top_k": 2}
+    assert record["sites"][2] == {
+        "layer": 2,
+        "path": "layers.2.mlp.experts",
+        "experts": 8,
+        "top_k": 2,
+        "scoring": "softmax",
+        "scoring_basis": "fitted",
+    }
     assert record["corpus"] == {"name": "text", "digest": "c"} and record["code"] == "code"
     assert set(record["versions"]) == {"torch", "transformers"}
+
+
+def test_a_model_partly_on_disk_gives_the_same_files(tmp_path, shard, model):
+    scratch = str(tmp_path / "scratch")
+    divided = FolderModel(
+        source="folder", path="x", device_map="auto", max_memory={"cpu": "480KB"}, offload_folder=scratch
+    )
+    plain = contents(capture(shard, model, tmp_path / "plain"))
+    assert contents(capture(shard, model, tmp_path / "divided", model_config=divided)) == plain
+
+
+def test_quantised_experts_are_another_result(tmp_path, shard, model):
+    outputs = {
+        kind: capture(
+            shard, model, tmp_path / kind, model_config=FolderModel(source="folder", path="x", quantisation=kind)
+        )
+        for kind in ("none", "int8")
+    }
+    records = {kind: read_provenance(files.path("token_stats")) for kind, files in outputs.items()}
+    assert {kind: record["config"]["quantisation"] for kind, record in records.items()} == {k: k for k in outputs}
+    assert records["none"]["plan"] != records["int8"]["plan"]
+    assert all(record["config"]["dtype"] == "float32" for record in records.values())
 
 
 def test_batches_never_cross_a_domain():

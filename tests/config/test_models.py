@@ -43,6 +43,30 @@ def test_code_that_comes_with_a_model_is_not_run_unasked():
     assert not FolderModel(source="folder", path="somewhere").trust_remote_code
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_memory": {"0": "70GiB"}}, "max_memory is only used with device_map; add device_map: auto"),
+        ({"offload_folder": "scratch"}, "offload_folder is only used with device_map"),
+        ({"device_map": "auto", "max_memory": {"gpu": "70GiB"}}, "'gpu' is not a device; use the number of a GPU"),
+        ({"device_map": "auto", "max_memory": {"0": "70 gigs"}}, "'70 gigs' of 0 is not a size; write it like 70GiB"),
+        ({"device_map": "auto", "max_memory": {"0": "-1GB"}}, "'-1GB' of 0 is not a size"),
+        ({"quantisation": "int3"}, "'none', 'int8' or 'int4'"),
+    ],
+)
+def test_placement_and_quantisation_must_make_sense(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        FolderModel(source="folder", path="somewhere", **settings)
+
+
+def test_placement_and_quantisation_go_together():
+    memory = {"0": "70GiB", "1": "0.5GB", "cpu": "200MiB"}
+    model = FolderModel(
+        source="folder", path="somewhere", device_map="auto", max_memory=memory, offload_folder="d", quantisation="int4"
+    )
+    assert model.max_memory == memory
+
+
 def test_a_folder_needs_a_path():
     with pytest.raises(ValidationError):
         FolderModel(source="folder", path="")

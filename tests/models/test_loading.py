@@ -3,7 +3,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import safetensors.torch
@@ -15,6 +15,8 @@ from var_core.config.models import DemoModel, FolderModel
 from var_core.errors import VarError
 from var_core.models.folder import ModelRecord, folder_digest, write_record
 from var_core.models.loading import load_base_model, load_causal_model, load_model
+from var_core.routing.recorder import Recorder
+from var_core.routing.sites import find_sites
 
 Save = Callable[[PreTrainedModel, Path], Path]
 
@@ -59,11 +61,18 @@ def test_base_and_causal_model_are_the_saved_one(
         assert (loaded.device, loaded.dtype) == (torch.device("cpu"), "float32")
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_runs_on_the_cpu(tiny: Path, dtype: str) -> None:
-    loaded = load_model(record_of(tiny), head=True, dtype=dtype, device="cpu")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_precision_runs_on_the_cpu(
+    moe_model: PreTrainedModel, save_model: Save, tmp_path: Path, dtype: Literal["float32", "bfloat16", "float16"]
+) -> None:
+    config = FolderModel(source="folder", path="unused", dtype=dtype)
+    loaded = load_base_model(save_model(moe_model, tmp_path / "model"), config, device="cpu")
     assert loaded.dtype == dtype
-    assert loaded.model(torch.arange(12)[None]).logits.isfinite().all()
+    assert {str(weight.dtype) for weight in loaded.model.parameters()} == {f"torch.{dtype}"}
+    with Recorder(find_sites(loaded.model)) as recorder:
+        assert loaded.model(torch.arange(12)[None]).last_hidden_state.isfinite().all()
+        decisions = recorder.take()
+    assert decisions.logits.isfinite().all() and decisions.weights.isfinite().all()
 
 
 def test_auto_precision_is_as_stored(save_model: Save, tmp_path: Path) -> None:
@@ -118,12 +127,21 @@ def test_missing_parts_are_named(tiny: Path, file: str | None, message: str) -> 
         load_model(record, head=False, device="cpu")
 
 
-def test_pickled_weights_are_refused(tiny: Path) -> None:
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
+def test_pickled_weights_are_refused(tiny: Path, file: str) -> None:
     record = record_of(tiny)
+    weights = safetensors.torch.load_file(tiny / "model.safetensors")
     (tiny / "model.safetensors").unlink()
-    torch.save({"a": torch.zeros(1)}, tiny / "pytorch_model.bin")
-    with pytest.raises(VarError, match="pickled weights"):
+    torch.save(weights, tiny / file)
+    with pytest.raises(
+        VarError, match=rf"only pickled weights \({file}\).* convert them to safetensors .*save_pretrained"
+    ):
         load_model(record, head=False, device="cpu")
+
+
+def test_pickles_beside_safetensors_are_not_read(tiny: Path) -> None:
+    (tiny / "pytorch_model.bin").write_bytes(b"not even a pickle")
+    assert load_model(record_of(tiny), head=False, device="cpu").quantisation == "none"
 
 
 def change_config(folder: Path, **changes: Any) -> None:

@@ -18,9 +18,11 @@ from var_core.corpus.shards import TokenShard, position_ids, read_token_shard
 from var_core.errors import VarError
 from var_core.models.loading import LoadedModel, load_base_model
 from var_core.progress import Progress as ProgressBar
-from var_core.routing.batch import RoutedBatch, RouterLayout
-from var_core.routing.checks import check_documents_are_isolated, check_expectation, check_softmax_scoring
+from var_core.routing.batch import RoutedBatch
+from var_core.routing.checks import check_attach, check_documents_are_isolated, check_expectation
+from var_core.routing.inputs import probe_tokens, text_inputs
 from var_core.routing.recorder import Recorder
+from var_core.routing.scoring import IdentifiedLayout, identify_layout
 from var_core.routing.sites import Site, find_sites
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.traces.batch import trace_rows
@@ -137,9 +139,10 @@ class _Job:
         self._positions = position_ids(tokens.document)
         self._isolated = bool(tokens.provenance["isolate_documents"])
         self._batches = plan_batches(np.asarray(tokens.domain), config.batch_sequences)
-        self._sites = find_sites(loaded.model)
+        self._sites = find_sites(loaded.model, tuple(getattr(model_config, "exclude_sites", ())))
+        check_attach(loaded.model, self._sites, text_inputs(loaded.model, self._probe(16)))
         with Recorder(self._sites) as recorder:
-            top_k = self._check_model(recorder, model_config)
+            identified = self._check_model(recorder, model_config)
         self._plan = CapturePlan(
             run=tokens.provenance["run"],
             split=tokens.provenance["split"],
@@ -147,16 +150,15 @@ class _Job:
             shards=shards,
             model={"name": loaded.name, "revision": loaded.revision, "digest": loaded.digest},
             corpus=tokens.provenance["corpus"],
-            config=result_settings(config, loaded.dtype, self._isolated),
-            sites=site_records(self._sites, top_k),
+            config=result_settings(config, loaded.dtype, loaded.quantisation, self._isolated),
+            sites=site_records(self._sites, identified),
             sequence_length=tokens.input_ids.shape[1],
             vocabulary=loaded.vocabulary,
             code=code,
             versions={name: importlib.metadata.version(name) for name in ("torch", "transformers")},
             content=tokens.provenance["content"],
         )
-        layout = RouterLayout.uniform(len(self._sites), self._sites[0].number_of_experts, top_k)
-        self._accumulator = Accumulator(layout, loaded.vocabulary, self._device, config.seed)
+        self._accumulator = Accumulator(identified.layout, loaded.vocabulary, self._device, config.seed)
 
     def run(self) -> None:
         """Capture all batches that are left and write the final files."""
@@ -213,16 +215,20 @@ class _Job:
             self._loaded.model(input_ids=input_ids, position_ids=positions, use_cache=False)
         return input_ids, recorder.take()
 
-    def _check_model(self, recorder: Recorder, model_config: ModelConfig) -> int:
-        """Run the checks on attach; return the number of experts that are chosen for a token."""
-        _, batch = self._forward(slice(0, 1), recorder)
-        check_softmax_scoring(self._sites, batch)
-        top_k = batch.experts.shape[-1]
-        check_expectation(self._sites, top_k, model_config.expect, self._loaded.name)
+    def _probe(self, tokens: int) -> torch.Tensor:
+        """Token ids to look at the model with: the same for all shards, so that they agree on what they see."""
+        return probe_tokens(self._loaded.vocabulary, tokens, self._tokens.input_ids.shape[1]).to(self._device)
+
+    def _check_model(self, recorder: Recorder, model_config: ModelConfig) -> IdentifiedLayout:
+        """Run the checks on attach; return what the model's decisions look like."""
+        with torch.inference_mode():
+            self._loaded.model(**text_inputs(self._loaded.model, self._probe(256)))
+        identified = identify_layout(self._sites, recorder.take())
+        check_expectation(identified.layout, model_config.expect, self._loaded.name)
         if self._isolated:
             check_documents_are_isolated(self._loaded.model, self._loaded.vocabulary, self._device)
             recorder.take()
-        return top_k
+        return identified
 
     def _capture(self, batch: Batch, recorder: Recorder, parts: Parts) -> None:
         rows = slice(batch.start, batch.stop)

@@ -5,6 +5,7 @@ from typing import Any
 
 from var_core.config.capture import CaptureConfig
 from var_core.files import digest_of
+from var_core.routing.scoring import IdentifiedLayout
 from var_core.routing.sites import Site
 
 
@@ -23,7 +24,8 @@ class CapturePlan:
     config : dict
         The settings that change results.
     sites : list of dict
-        The MoE layers: ``layer``, ``path``, ``experts``, ``top_k``.
+        The MoE layers: ``layer``, ``path``, ``experts``, ``top_k``, ``scoring``, and whether that was ``fitted`` or
+        ``assumed`` (``scoring_basis``).
     sequence_length, vocabulary : int
         Tokens a sequence, token ids of the model.
     code : str
@@ -76,16 +78,27 @@ class CapturePlan:
         }
 
 
-def result_settings(config: CaptureConfig, dtype: str, isolate_documents: bool) -> dict[str, Any]:
+def result_settings(config: CaptureConfig, dtype: str, quantisation: str, isolate_documents: bool) -> dict[str, Any]:
     """The settings that change what is captured; the others only how, or whether it is accepted."""
     return {
         "batch_sequences": config.batch_sequences,
         "seed": config.seed,
         "dtype": dtype,
+        "quantisation": quantisation,
         "isolate_documents": isolate_documents,
     }
 
 
-def site_records(sites: tuple[Site, ...], top_k: int) -> list[dict[str, Any]]:
+def site_records(sites: tuple[Site, ...], identified: IdentifiedLayout) -> list[dict[str, Any]]:
     """Describe the MoE layers for provenance and for the warehouse."""
-    return [{"layer": s.layer, "path": s.path, "experts": s.number_of_experts, "top_k": top_k} for s in sites]
+    return [
+        {
+            "layer": site.layer,
+            "path": site.path,
+            "experts": router.experts,
+            "top_k": router.top_k,
+            "scoring": router.scoring,
+            "scoring_basis": basis,
+        }
+        for site, router, basis in zip(sites, identified.layout.layers, identified.basis, strict=True)
+    ]

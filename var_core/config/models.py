@@ -1,10 +1,14 @@
 """Settings of models."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from var_core.config.base import COMMIT_PATTERN, Block, Distinct, HubName, pinned
+
+_MEMORY_OF = re.compile(r"\d+|cpu")
+_MEMORY_SIZE = re.compile(r"\d+(\.\d+)?([KMG]iB|[KMG]B)")
 
 
 class Expectation(Block):
@@ -32,8 +36,35 @@ class PretrainedModel(ModelBase):
 
     device_map: str | None = None
     """null: one device (the GPU when there is one); ``auto``: spread over devices by accelerate"""
+    max_memory: dict[str, str] | None = None
+    """most that weights may take of each device, for example ``{"0": "70GiB", "cpu": "200GiB"}``; needs device_map"""
+    offload_folder: str | None = None
+    """folder for weights that fit nowhere else, read again for every batch; each job makes, and removes, its own
+    folder in it; needs device_map"""
+    quantisation: Literal["none", "int8", "int4"] = "none"
+    """precision of the experts' weights in memory; routers and all other weights keep ``dtype``, but decisions change
+    with the experts before them"""
+    exclude_sites: tuple[str, ...] = ()
+    """patterns of module paths of MoE layers that text never reaches, for example ``vision_tower.*``"""
     trust_remote_code: bool = False
     """run Python code that comes with the model; leave false unless you have read it"""
+
+    @field_validator("max_memory")
+    @classmethod
+    def _has_devices_and_sizes(cls, max_memory: dict[str, str] | None) -> dict[str, str] | None:
+        for device, size in (max_memory or {}).items():
+            if not _MEMORY_OF.fullmatch(device):
+                raise ValueError(f"{device!r} is not a device; use the number of a GPU, as text, or cpu")
+            if not _MEMORY_SIZE.fullmatch(size):
+                raise ValueError(f"{size!r} of {device} is not a size; write it like 70GiB or 500MB")
+        return max_memory
+
+    @model_validator(mode="after")
+    def _is_placed(self) -> "PretrainedModel":
+        for key in ("max_memory", "offload_folder"):
+            if getattr(self, key) is not None and self.device_map is None:
+                raise ValueError(f"{key} is only used with device_map; add device_map: auto")
+        return self
 
 
 class HubModel(PretrainedModel):

@@ -154,7 +154,7 @@ def weight_files(folder: Path) -> list[Path]:
     if pickled:
         raise VarError(
             f"{folder}: holds only pickled weights ({pickled[0]}), and reading a pickle runs the code in it; "
-            "convert them to safetensors first"
+            "convert them to safetensors once, in an isolated place (from_pretrained, then save_pretrained)"
         )
     raise VarError(f"{folder}: holds no weights (model.safetensors, or an index and the files it names)")
 

@@ -15,6 +15,10 @@ from safetensors import SafetensorError
 from var_core.config.models import ModelConfig, PretrainedModel
 from var_core.errors import VarError
 from var_core.models.folder import check_model_folder, folder_digest, max_positions, read_model_config, read_record
+from var_core.models.placement import Placement, input_device
+from var_core.models.prequantised import prequantised_options, quantised_as
+from var_core.models.quantised import expert_bytes, missing_package
+from var_core.models.quantiser import ExpertsQuantisation
 
 _LOGGER = logging.getLogger(__name__)
 _FETCH_AGAIN = "run `snakemake --forcerun fetch_model`"
@@ -43,7 +47,10 @@ class LoadedModel:
     device : torch.device
         Where token ids go.
     dtype : str
-        Precision of the weights in memory, for example ``"float32"``.
+        Precision of the weights in memory, for example ``"float32"``; of quantised ones, when they are used.
+    quantisation : str
+        ``"none"``; ``"int8"`` or ``"int4"`` if the experts were quantised here; else the method by which the
+        checkpoint is quantised and whether it was undone, for example ``"fp8"`` or ``"mxfp4 dequantised"``.
     """
 
     model: Any
@@ -55,6 +62,7 @@ class LoadedModel:
     folder: Path
     device: torch.device
     dtype: str
+    quantisation: str
 
 
 def load_base_model(record: Path, config: ModelConfig, device: str = "auto") -> LoadedModel:
@@ -84,7 +92,9 @@ def load_causal_model(record: Path, config: ModelConfig, device: str = "auto") -
 
 def _how(config: ModelConfig) -> dict[str, Any]:
     if isinstance(config, PretrainedModel):
-        own = {"device_map": config.device_map, "trust_remote_code": config.trust_remote_code}
+        own = config.model_dump(
+            include={"device_map", "max_memory", "offload_folder", "quantisation", "trust_remote_code"}
+        )
     else:
         own = {}
     return {"dtype": config.dtype, **own}
@@ -96,6 +106,9 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     device_map: str | None = None,
+    max_memory: dict[str, str] | None = None,
+    offload_folder: str | None = None,
+    quantisation: str = "none",
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load the model that a record points to, offline, from safetensors weights only.
@@ -112,6 +125,10 @@ def load_model(
         A torch device, or ``"auto"``: the GPU when there is one. Not used with `device_map`.
     device_map : str or None, optional
         How accelerate spreads the model over devices; None: one device.
+    max_memory, offload_folder : optional
+        As :class:`var_core.models.placement.Placement`; only used with `device_map`.
+    quantisation : str, optional
+        ``"none"``, or a key of :data:`var_core.models.quantised.CODECS`: experts packed, and nothing else.
     trust_remote_code : bool, optional
         Run Python code that comes with the model.
 
@@ -124,7 +141,8 @@ def load_model(
     ------
     VarError
         If the folder is missing or incomplete, has changed since it was recorded, is of an architecture that
-        transformers does not know, or its weights do not fit its configuration.
+        transformers does not know, its weights do not fit its configuration, are quantised in a way that hides
+        decisions, or do not fit where they shall go.
     """
     about = read_record(record)
     if about.source == "hub" and not about.folder.is_dir():
@@ -137,7 +155,7 @@ def load_model(
     if trust_remote_code:
         _LOGGER.warning("models.%s.trust_remote_code: Python code in %s may run", about.name, about.folder)
     kind = transformers.AutoModelForCausalLM if head else transformers.AutoModel
-    target = {"device_map": device_map} if device_map is not None else {}
+    placement = Placement(about.name, device, device_map, max_memory, offload_folder)
     try:
         with _quiet():
             model, report = kind.from_pretrained(
@@ -148,13 +166,20 @@ def load_model(
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
-                **target,
+                **placement.options(),
+                **_quantisation_options(about.name, about.folder, quantisation, dtype),
             )
-            model = model if target else model.to(_device(device))
-    except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
-        raise VarError(f"models.{about.name}: {about.folder} cannot be loaded: {_one_line(error)}") from error
+    except (
+        *(OSError, ValueError, ImportError, SafetensorError, StrictDataclassError),
+        torch.OutOfMemoryError,
+    ) as error:
+        reason = placement.fault(error) or _one_line(error)
+        raise VarError(f"models.{about.name}: {about.folder} cannot be loaded: {reason}") from error
+    placement.keep_for(model)
     _check_report(report, about.name, about.folder)
     model.eval().requires_grad_(False)
+    if quantisation != "none":
+        _log_footprint(about.name, model, quantisation)
     return LoadedModel(
         model=model,
         name=about.name,
@@ -163,21 +188,39 @@ def load_model(
         max_positions=max_positions(about.folder),
         vocabulary=model.get_input_embeddings().weight.shape[0],
         folder=about.folder,
-        device=model.get_input_embeddings().weight.device,
+        device=input_device(model),
         dtype=str(model.dtype).removeprefix("torch."),
+        quantisation=_quantisation_of(model, about.folder, quantisation),
     )
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise VarError(f"device: {name!r} is not a torch device; use auto, cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise VarError(f"device: {name} is not there ({torch.cuda.device_count()} CUDA devices are); use auto or cpu")
-    return device
+def _quantisation_options(name: str, folder: Path, quantisation: str, dtype: str) -> dict[str, Any]:
+    options = prequantised_options(name, folder, quantisation, dtype)
+    if quantisation == "none":
+        return options
+    package = missing_package(quantisation)
+    if package is not None:
+        raise VarError(
+            f"models.{name}.quantisation: {quantisation} needs {package}, which is not installed; run "
+            f"`pip install {package}` (or install var-core[quantised]), or set it to int8"
+        )
+    return {"quantization_config": ExpertsQuantisation(quantisation)}
+
+
+def _quantisation_of(model: Any, folder: Path, quantisation: str) -> str:
+    """What to record: transformers itself undoes some quantisations where a machine cannot compute with them."""
+    method = quantised_as(folder)
+    if method is None:
+        return quantisation
+    return method if getattr(model, "is_quantized", False) else f"{method} dequantised"
+
+
+def _log_footprint(name: str, model: Any, quantisation: str) -> None:
+    packed, unpacked = expert_bytes(model)
+    _LOGGER.info(
+        "models.%s: the experts take %.1f MiB as %s, %.1f MiB unquantised; the whole model takes %.1f MiB",
+        *(name, packed / 2**20, quantisation, unpacked / 2**20, model.get_memory_footprint() / 2**20),
+    )
 
 
 def _check_own_code(name: str, folder: Path, trust_remote_code: bool) -> None:

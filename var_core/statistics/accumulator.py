@@ -149,19 +149,22 @@ class Accumulator:
         """
         assert (batch.logits is not None) == self._logits and (batch.weights is not None) == self._weights
         rows = self._tokens.rows_of(self._ids(tokens, batch))
-        first = None if batch.weights is None else first_choice(batch.experts, batch.weights, self.layout.experts)
-        masks, parts = [], []
+        masks, firsts, parts = [], [], []
         last: torch.Tensor | None = None
         for layers in self._blocks(len(rows)):
-            experts, probabilities, finite, kept = self._kept(batch, layers)
+            experts = batch.experts[layers].transpose(1, 2).contiguous()
+            probabilities, finite, kept = self._kept(batch, layers)
             hot = multi_hot(experts, self.layout.experts, kept)
-            weights = None if batch.weights is None else batch.weights[layers]
-            own_first = None if first is None else first[layers]
+            weights = first = None
+            if batch.weights is not None:
+                weights = batch.weights[layers].transpose(1, 2).contiguous()
+                first = first_choice(experts, weights, self.layout.experts)
+                firsts.append(first)
             paired = tokens.continues[:-1] & kept[:, :-1] & kept[:, 1:]
-            self._tokens.add_experts(layers.start, rows, experts, weights, own_first, kept)
+            self._tokens.add_experts(layers.start, rows, experts, weights, first, kept)
             self._layers.add_decisions(layers.start, finite, kept)
             self._layers.add_pairs_of_experts(layers.start, hot, last)
-            self._layers.add_repeats(layers.start, hot, own_first, paired)
+            self._layers.add_repeats(layers.start, hot, first, paired)
             masks.append(kept)
             if probabilities is not None:
                 parts.append(decision_quantities(probabilities, experts, hot))
@@ -169,21 +172,19 @@ class Accumulator:
         kept = _joined(masks)
         quantities = Quantities.joined(parts) if parts else None
         self._tokens.add_moments(rows, None if quantities is None else quantities.stacked(), kept)
-        if first is not None:
-            self._count_next_first(tokens.sequences, first, kept, shuffle_index)
+        if firsts:
+            self._count_next_first(tokens.sequences, _joined(firsts), kept, shuffle_index)
         return quantities
 
-    def _kept(
-        self, batch: RoutedBatch, layers: slice
-    ) -> tuple[torch.Tensor, RouterProbabilities | None, torch.Tensor, torch.Tensor]:
-        """Experts and probabilities of some layers, which decisions are finite, and which of these count."""
-        experts = batch.experts[layers]
+    def _kept(self, batch: RoutedBatch, layers: slice) -> tuple[RouterProbabilities | None, torch.Tensor, torch.Tensor]:
+        """Probabilities of some layers, which of their decisions are finite, and which of these count."""
         # Empty slots come last, so the first one says whether the token went anywhere.
-        routed = experts[..., 0] < self.layout.experts
+        routed = batch.experts[layers, :, 0] < self.layout.experts
         if batch.logits is None:
-            return experts, None, torch.ones_like(routed), routed
-        probabilities = router_probabilities(batch.logits[layers], RouterLayout(self.layout.layers[layers]))
-        return experts, probabilities, probabilities.finite, probabilities.finite & routed
+            return None, torch.ones_like(routed), routed
+        logits = batch.logits[layers].transpose(1, 2).contiguous()
+        probabilities = router_probabilities(logits, RouterLayout(self.layout.layers[layers]))
+        return probabilities, probabilities.finite, probabilities.finite & routed
 
     def tables(self, domain: str) -> dict[str, pa.Table]:
         """The statistics as the tables of :mod:`var_core.statistics.tables`, sparse and sorted."""
@@ -227,5 +228,5 @@ class Accumulator:
         self._layers.add_next_first(counted[:-1], {"next_first": after, "next_first_shuffled": shuffled})
 
 
-def _joined(masks: list[torch.Tensor]) -> torch.Tensor:
-    return masks[0] if len(masks) == 1 else torch.cat(masks)
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -52,16 +52,16 @@ class LayerState:
         layer : int
             First of l adjacent layers.
         hot : torch.Tensor
-            Their chosen experts, float32 [l, T, E]; zeros for what does not count. Sums below 2**24 are exact.
+            Their chosen experts, float32 [l, E, T]; zeros for what does not count. Sums below 2**24 are exact.
         before : torch.Tensor or None
-            Those of the layer before them, [1, T, E].
+            Those of the layer before them, [1, E, T].
         """
-        across = hot.transpose(1, 2)
-        self._add_matrix("coactivation", layer, torch.bmm(across, hot))
+        by_token = hot.transpose(1, 2)
+        self._add_matrix("coactivation", layer, torch.bmm(hot, by_token))
         if len(hot) > 1:
-            self._add_matrix("next_chosen", layer, torch.bmm(across[:-1], hot[1:]))
+            self._add_matrix("next_chosen", layer, torch.bmm(hot[:-1], by_token[1:]))
         if before is not None:
-            self._add_matrix("next_chosen", layer - 1, torch.bmm(before.transpose(1, 2), hot[:1]))
+            self._add_matrix("next_chosen", layer - 1, torch.bmm(before, by_token[:1]))
 
     def add_next_first(self, first: torch.Tensor, following: Mapping[str, torch.Tensor]) -> None:
         """Count joint first choices of adjacent layers.
@@ -89,13 +89,13 @@ class LayerState:
         layer : int
             First of l adjacent layers.
         hot : torch.Tensor
-            [l, T, E].
+            [l, E, T].
         first : torch.Tensor or None
             First choices, [l, T].
         paired : torch.Tensor
             Where a token and the next are of one document and both count, bool [l, T - 1].
         """
-        overlap = torch.linalg.vecdot(hot[:, :-1], hot[:, 1:]) * paired
+        overlap = (hot[..., :-1] * hot[..., 1:]).sum(dim=1) * paired
         self._add("pairs", layer, paired.sum(dim=1))
         self._add("any_repeats", layer, torch.count_nonzero(overlap, dim=1))
         self._add("slot_overlaps", layer, overlap.sum(dim=1).long())

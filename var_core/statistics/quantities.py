@@ -1,4 +1,8 @@
-"""What is computed from one decision: router entropy, confidence and margin."""
+"""What is computed from one decision: router entropy, confidence and margin.
+
+Tensors here have the tokens last, [L, E, T] and [L, k, T]: then what is reduced over a few experts or slots runs over
+whole rows of tokens, which is several times faster on a CPU than reducing rows of eight.
+"""
 
 import dataclasses
 import functools
@@ -50,24 +54,22 @@ class Quantities:
 
 
 def multi_hot(experts: torch.Tensor, width: int, kept: torch.Tensor) -> torch.Tensor:
-    """Lay the chosen experts out as ones among zeros, float32 [L, T, E].
+    """Lay the chosen experts out as ones among zeros, float32 [L, E, T].
 
     Parameters
     ----------
     experts : torch.Tensor
-        int64 [L, T, k]; `width` itself stands for an empty slot.
+        int64 [L, k, T]; `width` itself stands for an empty slot.
     width : int
         E.
     kept : torch.Tensor
         Decisions that count, bool [L, T]; the others get no ones.
     """
-    layers, tokens, _ = experts.shape
-    cells = layers * tokens * width
-    row = torch.arange(0, cells, width, device=experts.device).view(layers, tokens, 1)
-    at = torch.where(kept[..., None] & (experts < width), experts + row, cells)
-    # One flat scatter is several times faster than a scatter along the last axis; empty slots fall behind the end.
-    hot = torch.zeros(cells + 1, device=experts.device)
-    return hot.scatter_(0, at.flatten(), 1.0)[:-1].view(layers, tokens, width)
+    layers, _, tokens = experts.shape
+    # Empty slots, and all slots of what does not count, fall into a row behind the last expert's.
+    row = torch.where(kept[:, None], experts, width)
+    hot = torch.zeros((layers, width + 1, tokens), device=experts.device)
+    return hot.scatter_(1, row, 1.0)[:, :-1]
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class RouterProbabilities:
     Attributes
     ----------
     p : torch.Tensor
-        Probabilities of all experts, float32 [L, T, E].
+        Probabilities of all experts, float32 [L, E, T].
     entropy : torch.Tensor
         Of `p`, in nats, float64 [L, T].
     finite : torch.Tensor
@@ -97,7 +99,7 @@ def router_probabilities(logits: torch.Tensor, layout: RouterLayout) -> RouterPr
     Parameters
     ----------
     logits : torch.Tensor
-        [L, T, E], any floating dtype; minus infinity beyond a layer's own experts.
+        [L, E, T], any floating dtype; minus infinity beyond a layer's own experts.
     layout : RouterLayout
         Of the L layers.
     """
@@ -105,15 +107,15 @@ def router_probabilities(logits: torch.Tensor, layout: RouterLayout) -> RouterPr
     scores = _log_scores(logits.float(), layout)
     if padding is not None:
         scores = scores.masked_fill(padding, _NEVER)
-    log_p = torch.log_softmax(scores, dim=-1)
+    log_p = torch.log_softmax(scores, dim=1)
     p = log_p.exp()
-    entropy = torch.linalg.vecdot(p, log_p).double().neg_()
+    entropy = (p * log_p).sum(dim=1).double().neg_()
     if all(layer.scoring == "softmax" for layer in layout.layers):
         # NaN and infinities of both signs all make the entropy NaN: log_softmax gives NaN, or 0 times infinity.
         finite = entropy == entropy
     else:
         own = logits if padding is None else logits.masked_fill(padding, 0.0)
-        finite = torch.isfinite(own).all(dim=-1)
+        finite = torch.isfinite(own).all(dim=1)
     return RouterProbabilities(p, entropy, finite)
 
 
@@ -125,16 +127,16 @@ def decision_quantities(probabilities: RouterProbabilities, experts: torch.Tenso
     probabilities : RouterProbabilities
         Of the decisions.
     experts : torch.Tensor
-        Chosen experts, int64 [L, T, k]; E stands for an empty slot.
+        Chosen experts, int64 [L, k, T]; E stands for an empty slot.
     hot : torch.Tensor
-        The same as :func:`multi_hot` gives them, [L, T, E].
+        The same as :func:`multi_hot` gives them, [L, E, T].
     """
     p = probabilities.p
-    width = p.shape[-1]
-    in_slot = p.gather(-1, experts.clamp_max(width - 1))
+    width = p.shape[1]
+    in_slot = p.gather(1, experts.clamp_max(width - 1))
     chosen = torch.where(experts < width, in_slot, 2.0)
     # A probability is at most 1, so taking 2 off the chosen leaves the largest of the others (none: 0).
-    others = torch.sub(p, hot, alpha=2.0).amax(dim=-1).clamp_min_(0.0)
+    others = torch.sub(p, hot, alpha=2.0).amax(dim=1).clamp_min_(0.0)
     return Quantities(
         router_entropy=probabilities.entropy,
         confidence=torch.maximum(_over_slots(torch.maximum, in_slot), others).double(),
@@ -144,25 +146,25 @@ def decision_quantities(probabilities: RouterProbabilities, experts: torch.Tenso
 
 
 def first_choice(experts: torch.Tensor, weights: torch.Tensor, width: int) -> torch.Tensor:
-    """The expert with the largest weight of every decision, ties to the lower id; int64 [L, T].
+    """The expert with the largest weight of every decision, ties to the lower id; int64 [L, T] from [L, k, T].
 
     Empty slots hold `width` and weight 0; a decision of nothing but empty slots gives `width`.
     """
-    heaviest = weights == _over_slots(torch.maximum, weights)[..., None]
+    heaviest = weights == _over_slots(torch.maximum, weights)[:, None]
     return _over_slots(torch.minimum, experts.where(heaviest, width))
 
 
 def _over_slots(reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
-    """Reduce the last axis slot by slot: k is small, and for so short an axis torch's own reductions are slow."""
-    return functools.reduce(reduce, values.unbind(-1))
+    """Reduce [L, k, T] to [L, T] slot by slot: k is small, and torch's own reduction of integers is slow."""
+    return functools.reduce(reduce, values.unbind(1))
 
 
 def _padding(layout: RouterLayout, device: torch.device) -> torch.Tensor | None:
-    """True beyond a layer's own experts, bool [L, 1, E]; None where all layers have the same number."""
+    """True beyond a layer's own experts, bool [L, E, 1]; None where all layers have the same number."""
     if len({layer.experts for layer in layout.layers}) == 1:
         return None
     own = torch.tensor([layer.experts for layer in layout.layers], device=device)
-    return (torch.arange(layout.experts, device=device) >= own[:, None])[:, None]
+    return (torch.arange(layout.experts, device=device) >= own[:, None])[..., None]
 
 
 def _log_scores(logits: torch.Tensor, layout: RouterLayout) -> torch.Tensor:

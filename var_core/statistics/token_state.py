@@ -105,27 +105,27 @@ class TokenState:
             Which decisions count, bool [L, T].
         """
         present, inverse = torch.unique(rows, return_inverse=True)
-        tokens, types, layers = len(rows), len(present), len(self._layout)
-        counted = kept.T.double()
-        n = counted.new_zeros((types, layers)).index_add_(0, inverse, counted)[..., None]
+        types, layers, Q = len(present), len(self._layout), len(QUANTITIES)
+        cells = layers * types
+        cell = inverse + torch.arange(0, cells, types, device=self._device)[:, None]
+        counted = torch.zeros(cells, dtype=torch.float64, device=self._device)
+        n = counted.scatter_add_(0, cell.flatten(), kept.double().flatten()).view(layers, types)
         if values is None:
-            self._moments[..., :1].index_add_(0, present, n)
+            self._moments[..., 0].index_add_(0, present, n.T)
             return
-        width = layers * len(values)
-        x = values.permute(2, 1, 0).reshape(tokens, width)
-        counts = kept.T.repeat_interleave(len(values), dim=1)
-        sums = x.new_zeros((types, width)).index_add_(0, inverse, x.where(counts, 0.0))
-        mean = sums.view(types, layers, -1) / n.clamp_min(1.0)
-        deviation = (x - mean.view(types, width).index_select(0, inverse)).where(counts, 0.0)
-        m2 = sums.zero_().index_add_(0, inverse, deviation.square_()).view(types, layers, -1)
-        state = self._moments.index_select(0, present)
-        before, old_mean, old_m2 = state.split((1, len(values), len(values)), dim=-1)
+        each = cell + torch.arange(0, Q * cells, cells, device=self._device)[:, None, None]
+        sums = _summed(torch.where(kept, values, 0.0), each, Q * cells).view(Q, layers, types)
+        mean = sums / n.clamp_min(1.0)
+        deviation = values - mean.flatten().index_select(0, each.flatten()).view_as(values)
+        m2 = _summed(torch.where(kept, deviation.square_(), 0.0), each, Q * cells).view(Q, layers, types)
+        state = self._moments.index_select(0, present).permute(2, 1, 0).contiguous()
+        before, old_mean, old_m2 = state[0], state[1 : Q + 1], state[Q + 1 :]
         share = n / (before + n).clamp_min(1.0)
         delta = mean.sub_(old_mean).mul_(n > 0)
-        old_m2 += m2 + delta.square() * (before * share)
-        old_mean += delta * share
+        old_m2 += m2.add_(delta.square() * (before * share))
+        old_mean += delta.mul_(share)
         before += n
-        self._moments.index_copy_(0, present, state)
+        self._moments.index_copy_(0, present, state.permute(2, 1, 0).contiguous())
 
     def add_experts(
         self,
@@ -144,18 +144,18 @@ class TokenState:
         rows : torch.Tensor
             Rows of the tokens, int64 [T].
         experts, weights, first : torch.Tensor
-            [l, T, k], [l, T, k] and [l, T]; the last two None where weights were not recorded.
+            [l, k, T], [l, k, T] and [l, T]; the last two None where weights were not recorded.
         kept : torch.Tensor
             bool [l, T].
         """
         trash = len(self._chosen) - 1
-        start = (rows * self._cells)[None, :, None] + self._start[layer : layer + len(experts)]
-        filled = kept[..., None] & (experts < self._layout.experts)
+        start = rows * self._cells + self._start[layer : layer + len(experts)]
+        filled = kept[:, None] & (experts < self._layout.experts)
         slot = torch.where(filled, start + experts, trash).flatten()
         _count(self._chosen, slot)
         if weights is not None and first is not None:
             self._weight_sum.scatter_add_(0, slot, weights.double().flatten())
-            _count(self._first, torch.where(kept, start[..., 0] + first, trash).flatten())
+            _count(self._first, torch.where(kept, start[:, 0] + first, trash).flatten())
 
     def state(self) -> dict[str, torch.Tensor]:
         """Tensors to keep in a checkpoint; of the rows only those in use."""
@@ -252,3 +252,8 @@ def row_bytes(layout: RouterLayout) -> int:
 
 def _count(cells: torch.Tensor, at: torch.Tensor) -> None:
     cells.scatter_add_(0, at, torch.ones((), dtype=cells.dtype, device=cells.device).expand(len(at)))
+
+
+def _summed(values: torch.Tensor, at: torch.Tensor, cells: int) -> torch.Tensor:
+    sums = torch.zeros(cells, dtype=values.dtype, device=values.device)
+    return sums.scatter_add_(0, at.flatten(), values.flatten())
