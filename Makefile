@@ -4,12 +4,13 @@ CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: help setup demo test test-all lint docs clean
+.PHONY: help setup demo test test-all bench lint docs clean
 
 help:
 	@echo "make demo      the whole workflow on its built-in corpus and model, then the table of verdicts"
 	@echo "make test      the tests"
 	@echo "make test-all  the tests, with the long ones in full"
+	@echo "make bench     what capture costs, and the memory it takes, into results/benchmarks/capture.json"
 	@echo "make lint      format, lint and type checks"
 	@echo "make docs      write the generated pages and numbers of the documentation anew"
 	@echo "make clean     remove results (not the environment)"
@@ -32,6 +33,13 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest
 
+bench: .venv/bench
+	$(BIN)/python -m var_core.benchmarks all
+
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -48,6 +56,8 @@ docs: setup
 		$(BIN)/python -m var_core.warehouse.reference results/var.duckdb docs/reference/tables.md; \
 	else echo "no results/: the recorded numbers of the demo are kept; run make demo first to renew them"; fi
 	$(BIN)/python -m var_core.report.pages render
+	@if [ -f results/benchmarks/capture.json ]; then $(BIN)/python -m var_core.benchmarks record; fi
+	$(BIN)/python -m var_core.benchmarks render
 
 clean:
 	rm -rf results

@@ -17,6 +17,8 @@ rule capture_shard:
     wildcard_constraints:
         model=one_of(RUN_MODELS),
         split=one_of(UNTRACED),
+    # A job that is killed, or ends itself before its time is up, goes on from its checkpoint, with more time.
+    retries: 3
     threads: 1
     resources:
         mem_mb=lambda w, attempt: 4000 * attempt,

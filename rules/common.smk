@@ -35,7 +35,7 @@ RESULT_OF_MODEL = {
     "expect",
     "trust_remote_code",
 }
-RESULT_OF_CAPTURE = {"batch_sequences", "seed"}
+RESULT_OF_CAPTURE = {"batch_sequences", "max_state_mb", "seed"}
 TABLES = ("token_stats", "expert_counts", "layer_stats")
 DEMO_MODELS = [
     name for name, model in CONFIG.models.items() if isinstance(model, DemoModel)

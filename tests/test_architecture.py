@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "var_core"
 ROOMS = (
     "config", "corpus", "models", "routing", "statistics", "traces",
-    "capture", "warehouse", "hypotheses", "figures", "report",
+    "capture", "warehouse", "hypotheses", "figures", "report", "benchmarks",
 )  # fmt: skip
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 

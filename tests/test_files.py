@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from var_core.errors import VarError
-from var_core.files import canonical_json, digest_of, file_digest, read_json, write_json, write_text, written_aside
+from var_core.files import (
+    canonical_json,
+    digest_of,
+    file_digest,
+    read_json,
+    remove_asides,
+    write_json,
+    write_text,
+    written_aside,
+)
 
 few = settings(max_examples=40, deadline=None)
 
@@ -134,6 +144,29 @@ def test_a_killed_writer_leaves_no_half_file(tmp_path, before):
     with written_aside(path) as aside:
         aside.write_text("new")
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_every_kind_of_no_room_is_one_line(tmp_path, number):
+    message = rf"{tmp_path}: no room to write x \({os.strerror(number)}\)"
+    with pytest.raises(VarError, match=message), written_aside(tmp_path / "x"):
+        raise OSError(number, "told by the system")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_faults_of_the_disk_are_not_called_full(tmp_path):
+    with pytest.raises(PermissionError), written_aside(tmp_path / "x"):
+        raise PermissionError(errno.EACCES, "told by the system")
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".one.txt.12.tmp", ".one.txt.345.tmp", ".other.txt.12.tmp", "one.txt", "one.txt.12.tmp", ".one.txt"):
+        (tmp_path / name).touch()
+    remove_asides(tmp_path, "one.")
+    assert names_in(tmp_path) == [".one.txt", ".other.txt.12.tmp", "one.txt", "one.txt.12.tmp"]
+    remove_asides(tmp_path)
+    assert names_in(tmp_path) == [".one.txt", "one.txt", "one.txt.12.tmp"]
+    remove_asides(tmp_path / "none")
 
 
 READER = """

@@ -1,5 +1,6 @@
 """Writing files so that they are whole or absent, and the digests that identify what is in them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from typing import Any
 from var_core.errors import VarError
 
 _CHUNK_BYTES = 1 << 20
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def canonical_json(value: Any) -> str:
@@ -38,17 +40,52 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     A reader therefore sees the old file, or the whole new one, and never a part of it, also after a
     power cut: the bytes are on disk before the name is.
+
+    Raises
+    ------
+    VarError
+        If the disk is full; `path` is what it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield aside
-        with aside.open("rb") as stream:
-            os.fsync(stream.fileno())
-        aside.replace(path)
-        _fsync_folder(path.parent)
-    finally:
+    with disk_full_in_one_line(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            yield aside
+            with aside.open("rb") as stream:
+                os.fsync(stream.fileno())
+            aside.replace(path)
+            _fsync_folder(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def remove_asides(folder: Path, start: str = "") -> None:
+    """Remove what killed writers left in a folder, of files whose names begin so.
+
+    Only for one who knows that nobody is writing these files.
+    """
+    for aside in folder.glob(f".{start}*.tmp"):
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_full_in_one_line(path: Path) -> Iterator[None]:
+    """Turn what the system says when there is no room for `path` into one line that says what to do.
+
+    Raises
+    ------
+    VarError
+        On a full disk, an exhausted quota, or a file over the size that the process may write.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise VarError(
+            f"{path.parent}: no room to write {path.name} ({os.strerror(error.errno)}); free space there, or raise the "
+            "quota, and run again: what was finished before is kept"
+        ) from None
 
 
 def _fsync_folder(folder: Path) -> None:

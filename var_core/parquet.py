@@ -1,7 +1,7 @@
 """Parquet with provenance: every table this project writes carries a JSON record of what it was made from."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,19 @@ def write_table(path: Path, table: pa.Table, provenance: dict[str, Any]) -> None
 
 def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], provenance: dict[str, Any]) -> None:
     """Stream record batches into one Parquet file, a row group each, whole or not at all."""
+    with batch_writer(path, schema, provenance) as write:
+        for batch in batches:
+            write(batch)
+
+
+@contextmanager
+def batch_writer(
+    path: Path, schema: pa.Schema, provenance: dict[str, Any]
+) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Give a function that adds a row group to a Parquet file, which is there when the block has ended well."""
     full = with_provenance(schema, provenance)
     with written_aside(path) as aside, pq.ParquetWriter(aside, full, compression="zstd") as writer:
-        for batch in batches:
-            writer.write_batch(batch.replace_schema_metadata(full.metadata))
+        yield lambda batch: writer.write_batch(batch.replace_schema_metadata(full.metadata))
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -48,6 +57,19 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """
     with _readable(path):
         return pq.read_table(path, columns=columns)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file to read parts of it.
+
+    Raises
+    ------
+    VarError
+        If the file is missing or damaged, or is not Parquet.
+    """
+    with _readable(path), pq.ParquetFile(path) as file:
+        yield file
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

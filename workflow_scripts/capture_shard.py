@@ -30,4 +30,5 @@ with logged(snakemake.log[0]):
             trace=snakemake.params.trace,
         ),
         code=snakemake.params.code,
+        seconds=60 * snakemake.resources.runtime,
     )

@@ -1,7 +1,6 @@
 """Capture of a real (small, random-weight) MoE, compared with statistics by the book over a manual forward."""
 
 import itertools
-from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -10,66 +9,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from moe_models import COMMON, VOCABULARY, build_model
+from captures import CONFIG, LENGTH, capture, contents, interrupted_at, write_shard
+from moe_models import COMMON, build_model
 from statistics_routed import by_the_book
 from var_core.capture import job
-from var_core.capture.job import capture_shard, plan_batches
-from var_core.capture.outputs import CaptureOutputs
-from var_core.config.capture import CaptureConfig
+from var_core.capture.batches import plan_batches
 from var_core.config.models import FolderModel
-from var_core.corpus.shards import ContentDigest, TokenRows, write_token_shard
 from var_core.errors import VarError
 from var_core.parquet import read_provenance
 from var_core.routing.recorder import Recorder
 from var_core.routing.sites import find_sites
 from var_core.statistics.tables import SCHEMAS
-
-LENGTH = 16
-KINDS = (*SCHEMAS, "trace")
-
-
-@pytest.fixture
-def shard(tmp_path):
-    return write_shard(tmp_path / "corpus" / "heldout-00000.parquet")
-
-
-def write_shard(path, sequences=10, seed=0, tokens=VOCABULARY, length=LENGTH):
-    generator = np.random.default_rng(seed)
-    ids = generator.integers(tokens, size=(sequences, length), dtype=np.int32)
-    document = (generator.random((sequences, length)) < 0.1).cumsum(axis=1) + np.arange(sequences)[:, None] * 100
-    rows = [
-        TokenRows(domain, 40 + part.astype(np.int32), ids[part], document[part].astype(np.int32))
-        for domain, part in zip(("code", "prose"), np.split(np.arange(sequences), 2), strict=True)
-    ]
-    content = ContentDigest()
-    for part in rows:
-        content.add(part)
-    provenance = {
-        "stage": "corpus", "run": "mine/text", "split": "heldout", "shard": 0, "code": "x", "config": {},
-        "corpus": {"name": "text", "digest": "c"}, "tokenizer": "t", "sequence_length": length,
-        "isolate_documents": True, "tokens": int(ids.size), "content": content.hexdigest(),
-    }  # fmt: skip
-    write_token_shard(path, length, rows, provenance)
-    return path
-
-
-@pytest.fixture
-def model(tmp_path, save_model):
-    return save_model(build_model("mixtral"), tmp_path / "model")
-
-
-CONFIG = CaptureConfig(batch_sequences=2, checkpoint_tokens=2 * LENGTH)
-
-
-def capture(shard, model, folder, config=CONFIG, trace=True, model_config=None):
-    outputs = CaptureOutputs(folder, "heldout-00000", trace)
-    model_config = model_config or FolderModel(source="folder", path=str(model.parent))
-    capture_shard(shard, 1, model, model_config, config, outputs, code="code")
-    return outputs
-
-
-def contents(outputs):
-    return {kind: outputs.path(kind).read_bytes() for kind in KINDS}
 
 
 def test_statistics_are_those_of_a_manual_forward(tmp_path, shard, family, save_model):
@@ -129,21 +79,6 @@ def test_every_token_is_counted_once_and_traced_once(tmp_path, shard, model):
     ids = np.array(pq.read_table(shard)["input_ids"].to_pylist())
     assert (trace.token_id.to_numpy() == ids[trace.sequence - 40, trace.position]).all()
     assert not (tmp_path / "out" / ".state").exists() or not list((tmp_path / "out" / ".state").iterdir())
-
-
-@contextmanager
-def interrupted_at(index):
-    """Let captures run until they reach a batch, as if the process ended there."""
-    original = job._Job._capture
-
-    def stop(self, batch, recorder, parts):
-        if batch.index == index:
-            raise InterruptedError
-        original(self, batch, recorder, parts)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(job._Job, "_capture", stop)
-        yield
 
 
 @pytest.mark.parametrize(("batches", "checkpointed"), [(1, 1), (2, 2), (3, 2), (4, 4)])

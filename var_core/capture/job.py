@@ -1,19 +1,22 @@
 """Capturing one shard: forward passes, statistics on the fly, checkpoints, and the final files."""
 
 import importlib.metadata
-import itertools
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from var_core.capture.batches import Batch, plan_batches
 from var_core.capture.checkpoint import CheckpointFolder, Progress
+from var_core.capture.counting import Counting
+from var_core.capture.lock import ShardLock
+from var_core.capture.memory import Halving, SpoiltStateError, joined, out_of_memory_in_one_line
 from var_core.capture.outputs import CaptureOutputs, Parts
 from var_core.capture.plan import CapturePlan, result_settings, site_records
+from var_core.capture.stopping import StoppedError, StopRequest
 from var_core.config.capture import CaptureConfig
-from var_core.config.models import ModelConfig
+from var_core.config.models import ModelConfig, PretrainedModel
 from var_core.corpus.shards import TokenShard, position_ids, read_token_shard
 from var_core.errors import VarError
 from var_core.models.loading import LoadedModel, load_base_model
@@ -23,41 +26,10 @@ from var_core.routing.checks import check_attach, check_documents_are_isolated, 
 from var_core.routing.inputs import probe_tokens, text_inputs
 from var_core.routing.recorder import Recorder
 from var_core.routing.scoring import IdentifiedLayout, identify_layout
-from var_core.routing.sites import Site, find_sites
-from var_core.statistics.accumulator import Accumulator, TokenBatch
-from var_core.traces.batch import trace_rows
+from var_core.routing.sites import find_sites
+from var_core.statistics.accumulator import Accumulator
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A run of sequences of one domain: rows ``start`` to ``stop`` of the shard."""
-
-    index: int
-    domain: str
-    start: int
-    stop: int
-    ends_domain: bool
-
-
-def plan_batches(domains: np.ndarray, batch_sequences: int) -> list[Batch]:
-    """Cut a shard's rows into batches of at most `batch_sequences`, never across a domain's border.
-
-    Parameters
-    ----------
-    domains : numpy.ndarray
-        Domain of every sequence, [S], equal domains adjacent.
-    batch_sequences : int
-        Sequences a batch.
-    """
-    batches: list[Batch] = []
-    starts = [0, *(np.flatnonzero(domains[1:] != domains[:-1]) + 1), len(domains)]
-    for first, last in itertools.pairwise(starts):
-        for start in range(first, last, batch_sequences):
-            stop = min(start + batch_sequences, last)
-            batches.append(Batch(len(batches), str(domains[first]), int(start), int(stop), stop == last))
-    return batches
 
 
 def capture_shard(
@@ -68,12 +40,13 @@ def capture_shard(
     config: CaptureConfig,
     outputs: CaptureOutputs,
     code: str,
+    seconds: float | None = None,
 ) -> None:
     """Capture the routing of one shard of sequences.
 
     Interrupted, it continues from its last checkpoint when called again with the same arguments: nothing is
     counted twice, and the files are byte for byte those of an undisturbed run (on the CPU, with the same number
-    of threads).
+    of threads, where memory did not run out: a batch that had to be halved may differ in the last digits of floats).
 
     Parameters
     ----------
@@ -91,17 +64,27 @@ def capture_shard(
         Where the files go.
     code : str
         Digest of the stage's code.
+    seconds : float, optional
+        Time that the job has, from now; it ends ``capture.deadline_margin_s`` before, with a checkpoint.
 
     Raises
     ------
     VarError
-        If the shard does not fit the model, the model is not supported, or more logits than allowed are not finite.
+        If the shard does not fit the model, the model is not supported, more logits than allowed are not finite,
+        memory does not suffice for one sequence, the disk is full, another process captures the shard, or the job
+        was stopped by its deadline, SIGTERM or SIGUSR1 before it was done.
     """
-    tokens = read_token_shard(shard)
-    loaded = load_base_model(model_record, model_config, device=config.device)
-    _check_lengths(tokens, loaded, shard)
-    job = _Job(tokens, loaded, model_config, config, outputs, shards, code, shard)
-    job.run()
+    stop = StopRequest(seconds, config.deadline_margin_s)
+    # Before the model is loaded, so that a process that has to wait holds no memory meanwhile.
+    with ShardLock(outputs.lock, config.lock_stale_s, config.lock_wait_s) as lock:
+        outputs.remove_asides()
+        tokens = read_token_shard(shard)
+        with out_of_memory_in_one_line("loading the model and trying it on 1 sequence"):
+            loaded = load_base_model(model_record, model_config, device=config.device)
+            _check_lengths(tokens, loaded, shard)
+            job = _Job(tokens, loaded, model_config, config, outputs, shards, code, shard)
+        with stop:
+            job.run(lock, stop)
 
 
 def _check_lengths(tokens: TokenShard, loaded: LoadedModel, shard: Path) -> None:
@@ -139,7 +122,9 @@ class _Job:
         self._positions = position_ids(tokens.document)
         self._isolated = bool(tokens.provenance["isolate_documents"])
         self._batches = plan_batches(np.asarray(tokens.domain), config.batch_sequences)
-        self._sites = find_sites(loaded.model, tuple(getattr(model_config, "exclude_sites", ())))
+        self._sites = find_sites(
+            loaded.model, model_config.exclude_sites if isinstance(model_config, PretrainedModel) else ()
+        )
         check_attach(loaded.model, self._sites, text_inputs(loaded.model, self._probe(16)))
         with Recorder(self._sites) as recorder:
             identified = self._check_model(recorder, model_config)
@@ -158,62 +143,106 @@ class _Job:
             versions={name: importlib.metadata.version(name) for name in ("torch", "transformers")},
             content=tokens.provenance["content"],
         )
-        self._accumulator = Accumulator(identified.layout, loaded.vocabulary, self._device, config.seed)
+        limit = None if config.max_state_mb is None else config.max_state_mb * 1_000_000
+        accumulator = Accumulator(identified.layout, loaded.vocabulary, self._device, config.seed, limit)
+        self._counting = Counting(accumulator, tokens, len(self._batches), config, outputs.trace)
+        self._forwards = Halving(config.batch_sequences, tokens.input_ids.shape[1], self._device)
 
-    def run(self) -> None:
+    def run(self, lock: ShardLock, stop: StopRequest) -> None:
         """Capture all batches that are left and write the final files."""
-        state = CheckpointFolder(self._outputs.state_folder(self._plan.shard_digest), self._plan.shard_digest)
-        for other in self._outputs.other_state_folders(self._plan.shard_digest):
+        digest = self._plan.shard_digest
+        state = CheckpointFolder(self._outputs.state_folder(digest), digest, lock.check)
+        for other in self._outputs.other_state_folders(digest):
             _LOGGER.warning("%s: a checkpoint of another plan; not used, removed when this shard is whole", other)
+        parts = None
+        while parts is None:
+            try:
+                parts = self._capture_rest(state, stop)
+            except SpoiltStateError as spoilt:
+                _LOGGER.warning("%s: back to the last checkpoint", spoilt)
+        parts.assemble(self._outputs, {**self._plan.provenance(), "tokens": self._tokens.input_ids.size})
+        state.remove()
+        for other in self._outputs.other_state_folders(digest):
+            CheckpointFolder(other, "").remove()
+
+    def _capture_rest(self, state: CheckpointFolder, stop: StopRequest) -> Parts:
+        """Capture the batches that the last checkpoint does not hold; return the parts of the whole shard."""
         progress = self._resume(state)
         self._refuse_nonfinite(progress)  # the limit may be lower than when the checkpoint was written
         parts = Parts(state, progress)
         tokens_done = sum(self._tokens_of(batch) for batch in self._batches[: progress.batches])
-        since_checkpoint = 0
+        unsaved = 0
+
+        def save() -> None:
+            nonlocal unsaved
+            if unsaved:
+                parts.flush_trace()
+                state.save(progress, self._counting.accumulator.state())
+                unsaved = 0
+
+        def stop_if_asked() -> None:
+            if reason := stop.reason():
+                save()
+                raise StoppedError(
+                    f"stopped at {bar.done} of {bar.total} tokens: {reason}; run again to continue ({title})"
+                )
+
         title = f"capture {self._plan.run} {self._plan.split} {self._plan.shard}"
         with (
             Recorder(self._sites) as recorder,
             ProgressBar(self._tokens.input_ids.size, "token", title, tokens_done) as bar,
         ):
             for batch in self._batches[progress.batches :]:
+                self._counting.make_room(batch, progress, parts)
                 self._capture(batch, recorder, parts)
                 self._refuse_nonfinite(progress)
                 progress.batches = batch.index + 1
-                since_checkpoint += self._tokens_of(batch)
+                unsaved += self._tokens_of(batch)
                 if batch.ends_domain:
-                    parts.add_domain(batch.index, self._accumulator.tables(batch.domain))
-                    progress.nonfinite = self._nonfinite(progress)
-                    self._accumulator.reset()
-                if since_checkpoint >= self._config.checkpoint_tokens:
-                    parts.flush_trace()
-                    state.save(progress, self._accumulator.state())
-                    since_checkpoint = 0
+                    self._counting.put_away(batch.domain, progress, parts)
+                parts.flush_large_trace()
+                if unsaved >= self._config.checkpoint_tokens:
+                    save()
                 bar.advance(self._tokens_of(batch))
-            parts.flush_trace()
-        parts.assemble(self._outputs, {**self._plan.provenance(), "tokens": self._tokens.input_ids.size})
-        state.remove()
-        for other in self._outputs.other_state_folders(self._plan.shard_digest):
-            CheckpointFolder(other, "").remove()
+                # Behind the batch and not before it: every attempt gets on, however short its time.
+                stop_if_asked()
+            save()
+        return parts
 
     def _resume(self, state: CheckpointFolder) -> Progress:
         saved = state.load()
         if saved is None:
+            self._counting.accumulator.reset()
+            _LOGGER.info("beginning with the first batch of %d", len(self._batches))
             return Progress()
         progress, tensors = saved
-        self._accumulator.load_state(tensors)
+        self._counting.accumulator.load_state(tensors)
         _LOGGER.info("resuming at batch %d of %d", progress.batches, len(self._batches))
         return progress
+
+    def _refuse_nonfinite(self, progress: Progress) -> None:
+        counts = self._counting.nonfinite(progress)
+        if sum(counts) > self._config.max_nonfinite:
+            named = ", ".join(
+                f"{counts[s.layer]} at layer {s.layer} ({s.path})" for s in self._sites if counts[s.layer]
+            )
+            raise VarError(
+                f"{self._shard}: decisions with NaN or infinite router logits: {named}; they are never averaged in. "
+                "Load the model in a wider dtype (models.<name>.dtype), or allow them with capture.max_nonfinite "
+                f"(now {self._config.max_nonfinite})"
+            )
 
     def _tokens_of(self, batch: Batch) -> int:
         return (batch.stop - batch.start) * self._tokens.input_ids.shape[1]
 
-    def _forward(self, rows: slice, recorder: Recorder) -> tuple[torch.Tensor, RoutedBatch]:
+    def _forward(self, rows: slice, recorder: Recorder) -> RoutedBatch:
         """Run the model over some sequences; no LM head, no cache of keys and values."""
         input_ids = torch.from_numpy(self._tokens.input_ids[rows].astype(np.int64)).to(self._device)
         positions = torch.from_numpy(self._positions[rows]).to(self._device) if self._isolated else None
+        recorder.forget()  # what a pass that failed has left
         with torch.inference_mode():
-            self._loaded.model(input_ids=input_ids, position_ids=positions, use_cache=False)
-        return input_ids, recorder.take()
+            self._loaded.model(**text_inputs(self._loaded.model, input_ids, positions))
+        return recorder.take()
 
     def _probe(self, tokens: int) -> torch.Tensor:
         """Token ids to look at the model with: the same for all shards, so that they agree on what they see."""
@@ -221,9 +250,12 @@ class _Job:
 
     def _check_model(self, recorder: Recorder, model_config: ModelConfig) -> IdentifiedLayout:
         """Run the checks on attach; return what the model's decisions look like."""
-        with torch.inference_mode():
-            self._loaded.model(**text_inputs(self._loaded.model, self._probe(256)))
-        identified = identify_layout(self._sites, recorder.take())
+        pieces = []
+        for sequence in self._probe(256):  # one at a time: memory need not hold more
+            with torch.inference_mode():
+                self._loaded.model(**text_inputs(self._loaded.model, sequence[None]))
+            pieces.append(recorder.take())
+        identified = identify_layout(self._sites, joined(pieces))
         check_expectation(identified.layout, model_config.expect, self._loaded.name)
         if self._isolated:
             check_documents_are_isolated(self._loaded.model, self._loaded.vocabulary, self._device)
@@ -231,39 +263,7 @@ class _Job:
         return identified
 
     def _capture(self, batch: Batch, recorder: Recorder, parts: Parts) -> None:
+        """Decide first, then count: what fails before the first count has changed nothing, and is simply repeated."""
         rows = slice(batch.start, batch.stop)
-        input_ids, routed = self._forward(rows, recorder)
-        document = torch.from_numpy(self._tokens.document[rows].astype(np.int64)).to(self._device)
-        with torch.inference_mode():
-            quantities = self._accumulator.update(TokenBatch.from_sequences(input_ids, document), routed, batch.index)
-        if self._outputs.trace:
-            parts.add_trace(
-                trace_rows(
-                    self._tokens.sequence[rows],
-                    self._tokens.input_ids[rows],
-                    self._tokens.document[rows],
-                    batch.domain,
-                    routed,
-                    quantities,
-                    self._accumulator.layout.experts,
-                )
-            )
-
-    def _nonfinite(self, progress: Progress) -> list[int]:
-        """Decisions left out at every layer so far: those of finished domains, and of the one under way."""
-        counts = self._accumulator.nonfinite.tolist()
-        return [sum(pair) for pair in zip(progress.nonfinite or [0] * len(counts), counts, strict=True)]
-
-    def _refuse_nonfinite(self, progress: Progress) -> None:
-        counts = self._nonfinite(progress)
-        if sum(counts) > self._config.max_nonfinite:
-            named = _named_counts(self._sites, counts)
-            raise VarError(
-                f"{self._shard}: decisions with NaN or infinite router logits: {named}; they are never averaged in. "
-                "Load the model in a wider dtype (models.<name>.dtype), or allow them with capture.max_nonfinite "
-                f"(now {self._config.max_nonfinite})"
-            )
-
-
-def _named_counts(sites: tuple[Site, ...], counts: list[int]) -> str:
-    return ", ".join(f"{counts[s.layer]} at layer {s.layer} ({s.path})" for s in sites if counts[s.layer])
+        pieces = self._forwards.map(lambda piece: self._forward(piece, recorder), rows, "the forward pass")
+        self._counting.count(batch, joined(pieces), parts)

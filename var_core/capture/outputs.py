@@ -1,21 +1,24 @@
 """The parts that a capture job leaves on the way, and the final files it puts together from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from var_core.capture.checkpoint import CheckpointFolder, Progress
-from var_core.files import file_digest
-from var_core.parquet import write_batches, write_table
-from var_core.statistics.merge import merge_tables
+from var_core.files import file_digest, remove_asides
+from var_core.parquet import opened, write_batches, write_table
+from var_core.statistics.streaming import write_layers, write_merged
 from var_core.statistics.tables import SCHEMAS
 from var_core.traces.schema import TRACE
 
 TRACE_KIND = "trace"
+_FLUSH_ROWS = 1 << 20
+"""Trace rows that are kept in memory before they go to disk, also between two checkpoints."""
+_ROW_GROUP = 1 << 17
+"""Rows of a trace's row groups."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,20 @@ class CaptureOutputs:
         """Path of the file of a kind: a statistics table's name, or ``trace``."""
         return self.folder / f"{self.stem}.{kind}.parquet"
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of the shard's files."""
+        return (*SCHEMAS, TRACE_KIND) if self.trace else tuple(SCHEMAS)
+
+    @property
+    def lock(self) -> Path:
+        """The lock that says who captures this shard; under whatever plan, since the files are the same."""
+        return self.folder / ".state" / f"{self.stem}.lock"
+
+    def remove_asides(self) -> None:
+        """Remove what a killed job left of the final files; only under the lock."""
+        remove_asides(self.folder, f"{self.stem}.")
+
     def state_folder(self, shard_digest: str) -> Path:
         """Folder of the checkpoints for a plan."""
         return self.folder / ".state" / f"{self.stem}-{shard_digest[:16]}"
@@ -41,37 +58,60 @@ class CaptureOutputs:
 
 
 class Parts:
-    """Writes part files and remembers their digests in the job's progress."""
+    """Writes part files and remembers their digests in the job's progress.
+
+    A part is named after the number of batches that are in it or in an earlier one, so the order of the names is
+    that of the data.
+    """
 
     def __init__(self, state: CheckpointFolder, progress: Progress) -> None:
         self._state, self._progress = state, progress
         self._rows: list[pa.RecordBatch] = []
 
-    def add_domain(self, index: int, tables: dict[str, pa.Table]) -> None:
-        """Put the statistics of a finished domain on disk."""
-        for kind, table in tables.items():
-            self._write(f"{kind}-{index:05d}.parquet", table)
+    @property
+    def hold_all(self) -> bool:
+        """Whether the statistics of all batches so far are in parts."""
+        return not self._progress.batches or self._name("layer_stats") in self._progress.parts
+
+    def add_statistics(self, layers: Iterable[Mapping[str, pa.Table]]) -> None:
+        """Put the statistics of the batches since the last part, one or more layers at a time, on disk."""
+        names = {kind: self._name(kind) for kind in SCHEMAS}
+        self._state.check()
+        write_layers({kind: self._state.part(name) for kind, name in names.items()}, layers)
+        for name in names.values():
+            self._remember(name)
 
     def add_trace(self, rows: pa.RecordBatch) -> None:
         """Keep trace rows until the next flush."""
         self._rows.append(rows)
 
+    def flush_large_trace(self) -> None:
+        """Put the kept trace rows on disk if they are many."""
+        if sum(map(len, self._rows)) >= _FLUSH_ROWS:
+            self.flush_trace()
+
     def flush_trace(self) -> None:
         """Put the kept trace rows on disk."""
         if self._rows:
-            self._write(f"{TRACE_KIND}-{self._progress.batches:08d}.parquet", pa.Table.from_batches(self._rows))
+            name = self._name(TRACE_KIND)
+            self._state.check()
+            write_table(self._state.part(name), pa.Table.from_batches(self._rows), {})
+            self._remember(name)
             self._rows = []
 
     def assemble(self, outputs: CaptureOutputs, provenance: dict[str, Any]) -> None:
         """Write the final files from the parts."""
-        for kind, schema in SCHEMAS.items():
-            tables = [pq.read_table(path, schema=schema) for path in self._paths(kind)]
-            write_table(outputs.path(kind), merge_tables(kind, tables), provenance)
-        if outputs.trace:
-            write_batches(outputs.path(TRACE_KIND), TRACE, _row_groups(self._paths(TRACE_KIND)), provenance)
+        for kind in outputs.kinds:
+            self._state.check()
+            if kind == TRACE_KIND:
+                write_batches(outputs.path(kind), TRACE, _row_groups(self._paths(kind)), provenance)
+            else:
+                write_merged(kind, self._paths(kind), outputs.path(kind), provenance)
 
-    def _write(self, name: str, table: pa.Table) -> None:
-        write_table(self._state.part(name), table, {})
+    def _name(self, kind: str) -> str:
+        return f"{kind}-{self._progress.batches:08d}.parquet"
+
+    def _remember(self, name: str) -> None:
         self._progress.parts[name] = file_digest(self._state.part(name))
 
     def _paths(self, kind: str) -> list[Path]:
@@ -79,7 +119,35 @@ class Parts:
 
 
 def _row_groups(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
-    """Stream the rows of several files, so that a trace need not fit in memory."""
+    """Stream the rows of several files in groups of equal size, wherever one file ends and the next begins.
+
+    Where parts end depends on when the job was interrupted; the final file must not.
+    """
+    held: list[pa.RecordBatch] = []
+    rows = 0
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1 << 17):
-            yield pa.RecordBatch.from_arrays(batch.columns, schema=TRACE)
+        with opened(path) as file:
+            for batch in file.iter_batches(batch_size=_ROW_GROUP):
+                held.append(batch)
+                rows += len(batch)
+                if rows >= _ROW_GROUP:
+                    whole = pa.Table.from_batches(held)
+                    yield _one_batch(whole.slice(0, _ROW_GROUP))
+                    held = whole.slice(_ROW_GROUP).to_batches()
+                    rows -= _ROW_GROUP
+    if rows:
+        yield _one_batch(pa.Table.from_batches(held))
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    """Rows in one batch, dictionaries in order of first appearance: the bytes depend on the rows alone."""
+    columns = {}
+    for field in TRACE:
+        column = table[field.name]
+        if pa.types.is_dictionary(field.type):
+            encoded = column.cast(field.type.value_type).combine_chunks().dictionary_encode()
+            indices = encoded.indices.cast(field.type.index_type)
+            columns[field.name] = pa.DictionaryArray.from_arrays(indices, encoded.dictionary)
+        else:
+            columns[field.name] = column.combine_chunks()
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=TRACE)

@@ -82,6 +82,7 @@ def result_settings(config: CaptureConfig, dtype: str, quantisation: str, isolat
     """The settings that change what is captured; the others only how, or whether it is accepted."""
     return {
         "batch_sequences": config.batch_sequences,
+        "max_state_mb": config.max_state_mb,
         "seed": config.seed,
         "dtype": dtype,
         "quantisation": quantisation,

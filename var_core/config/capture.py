@@ -31,6 +31,18 @@ class CaptureConfig(Block):
     """decisions with NaN or infinite logits that a shard may hold; they are counted and never averaged in"""
     device: str = "auto"
     """auto: the GPU when there is one, else the CPU; or a torch device such as ``cuda:1``"""
+    max_state_mb: PositiveInt | None = None
+    """memory for the statistics under way, in MB, on the device; over it, rows seen so far go to disk and are merged at
+    the end (the same counts; means may differ in their last digits); null: no limit"""
+    lock_stale_s: PositiveInt = Field(120, ge=10)
+    """seconds without a sign of life after which another process takes over a shard; on network file systems that keep
+    file attributes for long, more than that"""
+    lock_wait_s: NonNegativeInt = 300
+    """seconds to wait for another process that captures the same shard, then fail; over ``lock_stale_s``, so that the
+    lock of a process that died on another machine is waited out"""
+    deadline_margin_s: NonNegativeInt = 300
+    """seconds before the end of the job's time (``runtime``) at which it writes a checkpoint and ends, for a retry to
+    continue; must hold the start of the job, a batch and a checkpoint"""
     seed: int = 0
     """seed of the within-sequence shuffle that cross-layer mutual information is compared with"""
 

@@ -56,11 +56,9 @@ def _without_shards(manifest: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in manifest.items() if key != "shards"}
 
 
-def render(root: Path = ROOT) -> dict[Path, str]:
-    """Return the text of every page by its path relative to the root."""
-    numbers = read_json(root / NUMBERS)
-    verdicts = Verdicts.model_validate(numbers["verdicts"])
-    environment = jinja2.Environment(
+def page_templates(root: Path = ROOT) -> jinja2.Environment:
+    """The templates of generated pages; a name that a template uses and nobody gives is an error."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(root / TEMPLATES),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
@@ -68,6 +66,13 @@ def render(root: Path = ROOT) -> dict[Path, str]:
         lstrip_blocks=True,
         autoescape=False,
     )
+
+
+def render(root: Path = ROOT) -> dict[Path, str]:
+    """Return the text of every page by its path relative to the root."""
+    numbers = read_json(root / NUMBERS)
+    verdicts = Verdicts.model_validate(numbers["verdicts"])
+    environment = page_templates(root)
     environment.filters |= {"number": number, "percent": _percent, "count": lambda value: f"{value:,}", "log": math.log}
     context = {
         **numbers,

@@ -47,6 +47,10 @@ class Recorder:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what has been decided since the last :meth:`take`: a forward pass that failed leaves some of it."""
         self._outputs.clear()
         self._given.clear()
 
@@ -61,8 +65,7 @@ class Recorder:
             If a site did not decide about any token, or if layers saw different numbers of tokens.
         """
         decisions = [self._decode(site) for site in self._sites]
-        self._outputs.clear()
-        self._given.clear()
+        self.forget()
         silent = [s for s, d in zip(self._sites, decisions, strict=True) if d is None or not d.logits.shape[0]]
         if silent:
             raise VarError(_silence(silent, len(self._sites)))

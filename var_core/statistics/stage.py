@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from var_core.errors import VarError
-from var_core.parquet import read_provenance, read_table, write_table
+from var_core.parquet import read_provenance
 from var_core.progress import Progress
-from var_core.statistics.merge import merge_tables
+from var_core.statistics.streaming import write_merged
 from var_core.statistics.tables import SCHEMAS
 
 
 def merge_shards(shards: Sequence[dict[str, Path]], output: Path, code: str) -> None:
-    """Merge the statistics of all shards of a split, one shard after another.
+    """Merge the statistics of all shards of a split, one domain and layer after another.
 
     The order is that of the shards' numbers, whatever order they are given in, so the result does not depend on
-    which job finished first. Two shards are in memory at a time.
+    which job finished first. The rows of one domain and layer are in memory at a time.
 
     Parameters
     ----------
@@ -33,16 +33,14 @@ def merge_shards(shards: Sequence[dict[str, Path]], output: Path, code: str) -> 
     """
     ordered = _in_order([(files, read_provenance(files["layer_stats"])) for files in shards])
     provenance = _merged_provenance([record for _, record in ordered], code)
-    with Progress(len(ordered) * len(SCHEMAS), "table", f"merge {provenance['run']} {provenance['split']}") as progress:
+    for files, record in ordered:
         for kind in SCHEMAS:
-            merged = read_table(ordered[0][0][kind])
+            if read_provenance(files[kind])["plan"] != record["plan"]:
+                raise _other_plan(files[kind])
+    with Progress(len(SCHEMAS), "table", f"merge {provenance['run']} {provenance['split']}") as progress:
+        for kind in SCHEMAS:
+            write_merged(kind, [files[kind] for files, _ in ordered], output / f"{kind}.parquet", provenance)
             progress.advance(1)
-            for files, record in ordered[1:]:
-                if read_provenance(files[kind])["plan"] != record["plan"]:
-                    raise _other_plan(files[kind])
-                merged = merge_tables(kind, [merged, read_table(files[kind])])
-                progress.advance(1)
-            write_table(output / f"{kind}.parquet", merged, provenance)
 
 
 def _other_plan(path: Path) -> VarError:

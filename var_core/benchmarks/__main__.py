@@ -1,0 +1,88 @@
+"""Command line of the benchmarks: ``python -m var_core.benchmarks all``."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from var_core.benchmarks import pages
+from var_core.benchmarks.accumulator import accumulator_section
+from var_core.benchmarks.capture import capture_section, measure, not_run_section
+from var_core.benchmarks.document import Section, as_text, put
+from var_core.benchmarks.memory import memory_section
+from var_core.benchmarks.random_model import STATE_BYTES, device_subject
+from var_core.errors import VarError
+from var_core.files import read_json
+
+_OUTPUT = Path("results/benchmarks/capture.json")
+_GPU = "gpu_"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; return the exit status."""
+    options = _parser().parse_args(arguments)
+    match options.command:
+        case "record":
+            pages.record(options.output)
+        case "render":
+            pages.write()
+        case "check":
+            if pages.stale():
+                print(f"error: {pages.PAGE} is stale; run make docs", file=sys.stderr)
+                return 1
+        case _:
+            print(f"{torch.get_num_threads()} threads, {options.rounds} rounds", file=sys.stderr)
+            for section in _sections(options):
+                put(options.output, section)
+            print(as_text(read_json(options.output)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m var_core.benchmarks", description=__doc__)
+    commands = ("all", "capture", "accumulator", "memory", "record", "render", "check")
+    parser.add_argument("command", choices=commands)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of capture")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds that count")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder with the demo model, if there")
+    parser.add_argument("--output", type=Path, default=_OUTPUT, help="JSON file")
+    return parser
+
+
+def _sections(options: argparse.Namespace) -> Iterator[Section]:
+    """Run what is asked for, one after another; what is done is written before the next begins."""
+    steps: dict[str, list[Callable[[], Section]]] = {
+        "capture": [lambda: capture_section(options.results, options.rounds)],
+        "accumulator": [lambda: accumulator_section(options.rounds)],
+        "memory": [memory_section],
+    }
+    on_gpu = [lambda: _gpu_section(options.rounds)]
+    if options.command == "all":
+        chosen = [*steps["capture"], *on_gpu, *steps["accumulator"], *steps["memory"]]
+    elif options.command == "capture" and options.device == "cuda":
+        chosen = on_gpu
+    else:
+        chosen = steps[options.command]
+    for step in chosen:
+        section = step()
+        print(f"{section.name}: done", file=sys.stderr)
+        yield section
+
+
+def _gpu_section(rounds: int) -> Section:
+    if not torch.cuda.is_available():
+        return not_run_section(_GPU, "no GPU", {})
+    try:
+        return measure(device_subject(torch.device("cuda")), rounds, _GPU, STATE_BYTES)
+    except (VarError, torch.cuda.OutOfMemoryError) as error:
+        return not_run_section(_GPU, " ".join(str(error).split())[:200], {})
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except VarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
