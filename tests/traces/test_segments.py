@@ -1,9 +1,20 @@
 """Segment predictability against a count by hand, and what it is where there is nothing to find."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 
-from var_core.traces.segments import segment_predictability, segment_predictability_chance, window_uses
+from var_core.parquet import write_batches
+from var_core.routing.batch import RoutedBatch
+from var_core.traces.batch import trace_rows
+from var_core.traces.schema import TRACE
+from var_core.traces.segments import (
+    measure_segments,
+    segment_predictability,
+    segment_predictability_chance,
+    window_uses,
+)
 
 
 def by_hand(experts, follows, window, count):
@@ -60,3 +71,40 @@ def test_a_window_with_a_decision_that_is_not_there_is_left_out_at_that_layer_on
 
 def test_no_window_no_value():
     assert np.isnan(segment_predictability(window_uses(random_choices(3, 1, 4, 2), np.arange(3) > 0, 16, 4)[0]))
+
+
+@pytest.fixture
+def trace_files(tmp_path):
+    """Two shards with sequences of two documents, one decision of which went to no expert."""
+    site = {"path": "", "experts": 6, "top_k": 2}
+    record = {"plan": "p", "sites": [{"layer": layer, **site} for layer in range(2)]}
+    blocks, paths = [], []
+    for shard in range(2):
+        rows = []
+        for sequence in range(5):
+            experts = random_choices(30, 2, 6, 2, seed=10 * shard + sequence)
+            experts[11, 1] = 6
+            document = np.repeat([2 * sequence, 2 * sequence + 1], [14, 16])
+            domain = "ab"[sequence % 2]
+            blocks.append((domain, experts, np.append(False, np.diff(document) == 0)))
+            batch = RoutedBatch(None, torch.from_numpy(experts).transpose(0, 1), None)
+            rows.append(trace_rows(np.array([5 * shard + sequence]), None, document[None], domain, batch, None, 6))
+        paths.append(tmp_path / f"heldout-{shard:05d}.trace.parquet")
+        write_batches(paths[-1], TRACE, rows, record)
+    return blocks, paths
+
+
+@pytest.mark.parametrize("rows_a_batch", [17, 1 << 16])
+def test_trace_files_are_measured_whatever_batches_they_are_read_in(trace_files, tmp_path, monkeypatch, rows_a_batch):
+    monkeypatch.setattr("var_core.traces.segments._ROWS", rows_a_batch)
+    blocks, paths = trace_files
+    measure_segments({"heldout": paths, "capture": ()}, (4, 8), tmp_path / "segments.parquet", "c0de")
+    found = pq.read_table(tmp_path / "segments.parquet").to_pandas()
+    assert set(found.split) == {"heldout"}
+    for domain in "ab":
+        for window in (4, 8):
+            expected = sum(window_uses(experts, follows, window, 6) for of, experts, follows in blocks if of == domain)
+            got = np.zeros_like(expected)
+            rows = found[(found.domain == domain) & (found.window_length == window)]
+            got[rows.layer, rows.uses] = rows.cells
+            assert np.array_equal(got[:, 1:], expected[:, 1:])
