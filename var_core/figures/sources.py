@@ -52,11 +52,15 @@ class Sources:
         Parameters
         ----------
         needs : sequence of str
-            Fields of :class:`~var_core.hypotheses.recorded.Recorded`, or ``pairs``: which experts were chosen together.
+            Fields of :class:`~var_core.hypotheses.recorded.Recorded`, or ``pairs``: which experts were chosen together,
+            or ``curves``: coverage against agreement.
         """
-        reasons = [self.data.recorded.missing(*(need for need in needs if need != "pairs"))]
+        known = self.data.recorded
+        reasons = [known.missing(*(need for need in needs if hasattr(known, need)))]
         if "pairs" in needs and not len(self.query("SELECT 1 FROM coactivation WHERE run = $run LIMIT 1")):
             reasons.append("only sums over decisions were recorded, not which experts were chosen together")
+        if "curves" in needs and not self.verdicts.curves and not any(reasons):
+            reasons.append("the agreement that H4 asks for could not be tested")
         return "; ".join(reason for reason in reasons if reason) or None
 
     @cached_property

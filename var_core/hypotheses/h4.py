@@ -48,7 +48,8 @@ def h4_outcome(data: RunData, config: HypothesesConfig) -> H4Outcome:
     curve, and what is left when the table comes from another domain.
     """
     stated = list(_stated_results(data, config))
-    reason = data.recorded.missing("token_ids", "heldout")
+    used = ("weights",) if config.h4.agreement_measure == "top1_agreement" else ()
+    reason = data.recorded.missing("token_ids", "heldout", *used)
     if reason:
         return H4Outcome((*stated, *_untested(reason, config)), (), (), 0)
     halvings = [
