@@ -32,6 +32,7 @@ rule import_trace:
         shards=SHARDS,
         traced=TRACED,
         seed=CONFIG.capture.seed,
+        max_state_mb=CONFIG.capture.max_state_mb,
         code=code_of("import_trace.py"),
     message:
         "Importing the recorded routing {wildcards.corpus} of {wildcards.model}"

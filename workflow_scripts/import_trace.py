@@ -6,7 +6,7 @@ import torch
 from var_core.config.corpus import TraceCorpus
 from var_core.config.models import TraceModel
 from var_core.job import logged
-from var_core.traces.importers.outputs import ImportTask
+from var_core.traces.importers.outputs import ImportTask, state_bytes
 from var_core.traces.importers.stage import import_trace
 
 if TYPE_CHECKING:
@@ -26,5 +26,6 @@ with logged(snakemake.log[0]):
             corpus_folder=Path(snakemake.output.manifest).parent,
             capture_folder=Path(snakemake.output.capture[0]).parent,
             code=snakemake.params.code,
+            max_state_bytes=state_bytes(snakemake.params.max_state_mb),
         )
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ SHARDS = {"capture": 2, "heldout": 2}
 def imported(tmp_path):
     """A function that imports a corpus and gives the folder of its results."""
 
-    def run(patterns, format, name="results", model=None, **settings):
+    def run(patterns, format, name="results", model=None, max_state_bytes=None, **settings):
         folder = tmp_path / name
         config = TraceModel(source="trace", **{"experts": EXPERTS, "top_k": TOP_K, **(model or {})})
         record = folder / "models/mine/model.json"
@@ -38,7 +39,7 @@ def imported(tmp_path):
         task = ImportTask(
             "mine/log", config, corpus, record, SHARDS, traced, 0, run / "corpus", run / "capture", "c0de"
         )
-        import_trace(task)
+        import_trace(replace(task, max_state_bytes=max_state_bytes))
         return run
 
     return run
@@ -120,6 +121,14 @@ def test_long_recordings_are_cut_and_short_ones_put_together(imported, documents
     assert max(longest) == 24
     for one, other in zip(tables(whole, "expert_counts"), tables(cut, "expert_counts"), strict=True):
         assert one.equals(other)
+
+
+def test_statistics_that_are_put_aside_on_the_way_are_the_same(imported, documents, tmp_path):
+    whole = imported([str(tmp_path / "rows.parquet")], "parquet", "whole")
+    limited = imported([str(tmp_path / "rows.parquet")], "parquet", "limited", max_state_bytes=40_000)
+    for kind in ("token_stats", "expert_counts", "layer_stats"):
+        for one, other in zip(tables(whole, kind), tables(limited, kind), strict=True):
+            pd.testing.assert_frame_equal(one, other)
 
 
 def test_what_a_source_lacks_is_null(imported, tmp_path):

@@ -19,9 +19,6 @@ from var_core.traces.importers.recording import Recording
 from var_core.traces.importers.scratch import Sequence, ShardContent
 from var_core.traces.importers.token_counts import Tables
 
-MAX_STATE_BYTES = 1 << 30
-"""Memory that the statistics may take before they are put aside and started anew."""
-
 
 @dataclass
 class Found:
@@ -85,7 +82,7 @@ class ShardCount:
             found.vocabulary,
             torch.device("cpu"),
             task.seed,
-            max_state_bytes=MAX_STATE_BYTES,
+            max_state_bytes=task.max_state_bytes,
             logits=False,
             weights=found.weights,
         )

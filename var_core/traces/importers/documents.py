@@ -30,7 +30,7 @@ class DocumentTable:
         self._writer: Any = None
         self._digest = hashlib.sha256()
         self._count = 0
-        self._totals: dict[str, dict[str, int]] = {}
+        self._totals: dict[str, dict[str, Any]] = {}
 
     @property
     def digest(self) -> str:
@@ -43,17 +43,17 @@ class DocumentTable:
         row = {"document": self._count, "name": recording.name, "group": recording.group, "domain": recording.domain}
         self._rows.append({**row, "split": split})
         self._digest.update(repr([*row.values(), split, tokens]).encode() + recording.experts.tobytes())
-        for key in (split, f"{split}, {recording.domain}"):
-            total = self._totals.setdefault(key, {"documents": 0, "tokens": 0})
-            total["documents"] += 1
-            total["tokens"] += tokens
+        total = self._totals.setdefault(split, {"documents": 0, "tokens": 0, "domains": {}})
+        for each in (total, total["domains"].setdefault(recording.domain, {"documents": 0, "tokens": 0})):
+            each["documents"] += 1
+            each["tokens"] += tokens
         self._count += 1
         if len(self._rows) >= _ROWS:
             self._flush()
         return self._count - 1
 
-    def summary(self) -> dict[str, dict[str, int]]:
-        """Documents and tokens by split, and by split and domain."""
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Documents and tokens by split, and under ``domains`` by domain."""
         return self._totals
 
     def batches(self) -> Iterator[pa.RecordBatch]:

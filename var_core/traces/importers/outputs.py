@@ -17,6 +17,11 @@ from var_core.traces.importers.recording import Shape
 from var_core.traces.importers.token_counts import Tables
 
 
+def state_bytes(megabytes: int | None) -> int | None:
+    """Turn ``capture.max_state_mb`` into bytes."""
+    return None if megabytes is None else megabytes * 1_000_000
+
+
 @dataclass(frozen=True)
 class ImportTask:
     """What is to be imported, and where to.
@@ -39,6 +44,8 @@ class ImportTask:
         Folders for the documents, and for the statistics of the shards.
     code : str
         Digest of the stage's code.
+    max_state_bytes : int or None
+        Memory that statistics by token id may take before they are put aside and started anew; None: what it takes.
     """
 
     run: str
@@ -51,6 +58,7 @@ class ImportTask:
     corpus_folder: Path
     capture_folder: Path
     code: str
+    max_state_bytes: int | None = None
 
     @property
     def model_name(self) -> str:
