@@ -5,7 +5,7 @@ import torch
 
 from captures import CONFIG, LENGTH, assert_same_up_to_rounding, capture, contents, write_shard
 from var_core.capture import job
-from var_core.capture.memory import Halving, is_out_of_memory, joined, of_tokens
+from var_core.capture.memory import Halving, is_out_of_memory, joined, of_tokens, out_of_memory_in_one_line
 from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch
 from var_core.statistics.accumulator import Accumulator
@@ -15,23 +15,22 @@ WIDE = CONFIG.model_copy(update={"batch_sequences": 5})
 
 
 def models_that_hold(monkeypatch, sequences, error):
-    """Let every model that a capture loads raise an error from its forward above a number of sequences.
+    """Let the models of captures raise an error from their forward above a number of sequences.
 
-    A real module's real hook, in the place where a GPU's allocator raises; this machine need not have one.
+    A real module's real hook, in the place where a GPU's allocator raises; this machine need not have one. It is put
+    in after the checks on attach, which run on texts of their own.
     """
-    load = job.load_base_model
+    run = job._Job.run
 
     def raise_above(module, arguments):
-        rows = arguments[0].shape[0]
-        if rows > sequences:
+        if arguments[0].shape[0] > sequences:
             raise error
 
-    def load_small(*arguments, **keywords):
-        loaded = load(*arguments, **keywords)
-        loaded.model.layers[1].mlp.register_forward_pre_hook(raise_above)
-        return loaded
+    def run_small(self, *arguments):
+        self._loaded.model.layers[1].mlp.register_forward_pre_hook(raise_above)
+        run(self, *arguments)
 
-    monkeypatch.setattr(job, "load_base_model", load_small)
+    monkeypatch.setattr(job._Job, "run", run_small)
 
 
 ERRORS = [
@@ -42,7 +41,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=["gpu", "cpu", "python"])
-@pytest.mark.parametrize("sequences", [2, 4])
+@pytest.mark.parametrize("sequences", [1, 2, 4])
 def test_a_batch_too_large_for_memory_is_halved_and_counted_once(
     tmp_path, shard, model, monkeypatch, caplog, sequences, error
 ):
@@ -52,7 +51,7 @@ def test_a_batch_too_large_for_memory_is_halved_and_counted_once(
     assert_same_up_to_rounding(whole, halved)
     warnings = [record.message for record in caplog.records if "ran out in the forward pass" in record.message]
     assert "over 5 sequences; repeated with 2, and so from here on" in warnings[0]
-    assert len(warnings) == 1, "said once, and then known"
+    assert len(warnings) == (2 if sequences == 1 else 1), "said once, and then known"
 
 
 def test_below_one_sequence_the_message_says_what_to_change(tmp_path, shard, model, monkeypatch):
@@ -62,6 +61,13 @@ def test_below_one_sequence_the_message_says_what_to_change(tmp_path, shard, mod
     for key in ("sequences.length", "dtype", "capture.device", "capture.batch_sequences"):
         assert key in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_halved_is_one_line_too():
+    with pytest.raises(VarError, match="memory ran out in loading; lower"), out_of_memory_in_one_line("loading"):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="something else"), out_of_memory_in_one_line("loading"):
+        raise RuntimeError("something else")
 
 
 def test_halving_ends_with_one_sequence():

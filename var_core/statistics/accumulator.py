@@ -1,7 +1,7 @@
 """Reducing routing decisions to exact counts and Welford moments, batch by batch, in bounded memory.
 
 No history is kept: the state depends on the model's size and the vocabulary, or on a limit, and not on the number
-of tokens. A batch is reduced where it lies, in a fixed number of tensor operations for a block of layers.
+of tokens. A batch is reduced where it lies: by tensor operations on a GPU, by compiled loops on a CPU.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,20 +12,12 @@ import torch
 
 from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch, RouterLayout
+from var_core.statistics.by_loops import count_by_loops
+from var_core.statistics.by_tensors import count_by_tensors
 from var_core.statistics.layer_state import LayerState
-from var_core.statistics.quantities import (
-    Quantities,
-    RouterProbabilities,
-    decision_quantities,
-    first_choice,
-    multi_hot,
-    router_probabilities,
-)
+from var_core.statistics.quantities import Quantities
 from var_core.statistics.tables import SCHEMAS
 from var_core.statistics.token_state import TokenState
-
-_BLOCK_CELLS = 1 << 21
-"""Cells (layer, token, expert) that are laid out at a time: 8 MiB in float32, near what caches hold."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +64,8 @@ class Accumulator:
         (:meth:`has_room`), the tables go to disk, the state is reset, and the parts are merged at the end.
     logits, weights : bool, optional
         Whether batches have them.
+    loops : bool or None, optional
+        Count by compiled loops, which only a CPU can, or by tensor operations; None: by loops on a CPU.
     """
 
     def __init__(
@@ -83,7 +77,9 @@ class Accumulator:
         max_state_bytes: int | None = None,
         logits: bool = True,
         weights: bool = True,
+        loops: bool | None = None,
     ) -> None:
+        self._loops = device.type == "cpu" if loops is None else loops
         self.layout, self.device = layout, device
         self._seed, self._logits, self._weights = seed, logits, weights
         self._by_token = vocabulary > 0
@@ -149,42 +145,11 @@ class Accumulator:
         """
         assert (batch.logits is not None) == self._logits and (batch.weights is not None) == self._weights
         rows = self._tokens.rows_of(self._ids(tokens, batch))
-        masks, firsts, parts = [], [], []
-        last: torch.Tensor | None = None
-        for layers in self._blocks(len(rows)):
-            experts = batch.experts[layers].transpose(1, 2).contiguous()
-            probabilities, finite, kept = self._kept(batch, layers)
-            hot = multi_hot(experts, self.layout.experts, kept)
-            weights = first = None
-            if batch.weights is not None:
-                weights = batch.weights[layers].transpose(1, 2).contiguous()
-                first = first_choice(experts, weights, self.layout.experts)
-                firsts.append(first)
-            paired = tokens.continues[:-1] & kept[:, :-1] & kept[:, 1:]
-            self._tokens.add_experts(layers.start, rows, experts, weights, first, kept)
-            self._layers.add_decisions(layers.start, finite, kept)
-            self._layers.add_pairs_of_experts(layers.start, hot, last)
-            self._layers.add_repeats(layers.start, hot, first, paired)
-            masks.append(kept)
-            if probabilities is not None:
-                parts.append(decision_quantities(probabilities, experts, hot))
-            last = hot[-1:]
-        kept = _joined(masks)
-        quantities = Quantities.joined(parts) if parts else None
-        self._tokens.add_moments(rows, None if quantities is None else quantities.stacked(), kept)
-        if firsts:
-            self._count_next_first(tokens.sequences, _joined(firsts), kept, shuffle_index)
-        return quantities
-
-    def _kept(self, batch: RoutedBatch, layers: slice) -> tuple[RouterProbabilities | None, torch.Tensor, torch.Tensor]:
-        """Probabilities of some layers, which of their decisions are finite, and which of these count."""
-        # Empty slots come last, so the first one says whether the token went anywhere.
-        routed = batch.experts[layers, :, 0] < self.layout.experts
-        if batch.logits is None:
-            return None, torch.ones_like(routed), routed
-        logits = batch.logits[layers].transpose(1, 2).contiguous()
-        probabilities = router_probabilities(logits, RouterLayout(self.layout.layers[layers]))
-        return probabilities, probabilities.finite, probabilities.finite & routed
+        # One order for all sequences of the batch: what matters is that tokens get strangers for partners.
+        generator = torch.Generator().manual_seed((self._seed << 32) + shuffle_index)
+        order = torch.randperm(len(rows) // tokens.sequences, generator=generator).to(self.device)
+        count = count_by_loops if self._loops else count_by_tensors
+        return count(batch, self.layout, rows, tokens.continues, order, self._tokens, self._layers)
 
     def tables(self, domain: str) -> dict[str, pa.Table]:
         """The statistics as the tables of :mod:`var_core.statistics.tables`, sparse and sorted."""
@@ -206,27 +171,3 @@ class Accumulator:
             assert tokens.token_ids is not None
             return tokens.token_ids
         return torch.zeros(batch.experts.shape[1], dtype=torch.int64, device=self.device)
-
-    def _blocks(self, tokens: int) -> Iterator[slice]:
-        """Adjacent layers that are laid out at a time."""
-        layers = max(1, _BLOCK_CELLS // (tokens * self.layout.experts))
-        for start in range(0, len(self.layout), layers):
-            yield slice(start, min(start + layers, len(self.layout)))
-
-    def _count_next_first(self, sequences: int, first: torch.Tensor, kept: torch.Tensor, shuffle_index: int) -> None:
-        """Joint first choices of adjacent layers, real and with the next layer shuffled within the sequences."""
-        if len(self.layout) < 2:
-            return
-        generator = torch.Generator().manual_seed((self._seed << 32) + shuffle_index)
-        length = first.shape[1] // sequences
-        # One order for all sequences of the batch: what matters is that tokens get strangers for partners.
-        order = torch.randperm(length, generator=generator).to(self.device)
-        # What does not count holds E, in the row before and in the row after.
-        counted = torch.where(kept, first, self.layout.experts)
-        after = counted[1:]
-        shuffled = after.view(len(after), sequences, length).index_select(2, order).view(after.shape)
-        self._layers.add_next_first(counted[:-1], {"next_first": after, "next_first_shuffled": shuffled})
-
-
-def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -27,15 +27,26 @@ class LayerState:
         self._layout = layout
         layers, experts = len(layout), layout.experts
         self._matrix = experts**2
-        sizes = dict.fromkeys(LAYER_COUNT_COLUMNS, layers)
+        self._counts = torch.zeros((len(LAYER_COUNT_COLUMNS), layers), dtype=torch.int64, device=device)
         # One cell more than the matrices have: what does not count is added there.
-        sizes |= dict.fromkeys(EXPERT_MATRIX_COLUMNS, layers * self._matrix + 1)
-        self._values = {name: torch.zeros(size, dtype=torch.int64, device=device) for name, size in sizes.items()}
+        size = layers * self._matrix + 1
+        self._matrices = {name: torch.zeros(size, dtype=torch.int64, device=device) for name in EXPERT_MATRIX_COLUMNS}
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The state of a CPU as numpy arrays that share its memory.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            Counts in the order of ``tables.LAYER_COUNT_COLUMNS``, [7, L], and the matrices, each [L, E, E].
+        """
+        shape = (self._counts.shape[1], self._layout.experts, self._layout.experts)
+        return (self._counts.numpy(), *(cells[:-1].view(shape).numpy() for cells in self._matrices.values()))
 
     @property
     def nonfinite(self) -> torch.Tensor:
         """Decisions left out so far because a logit was NaN or infinite, int64 [L]."""
-        return self._values["nonfinite"]
+        return self._counts[LAYER_COUNT_COLUMNS.index("nonfinite")]
 
     def add_decisions(self, layer: int, finite: torch.Tensor, kept: torch.Tensor) -> None:
         """Count decisions of l adjacent layers, of which `layer` is the first; masks are bool [l, T]."""
@@ -77,7 +88,7 @@ class LayerState:
         start = torch.arange(0, len(first) * self._matrix, self._matrix, device=first.device)[:, None] + first * E
         ones = torch.ones((), dtype=torch.int64, device=first.device).expand(first.numel())
         for name, after in following.items():
-            cells = self._values[name]
+            cells = self._matrices[name]
             joint = torch.where(torch.maximum(first, after) < E, start + after, len(cells) - 1)
             cells.scatter_add_(0, joint.flatten(), ones)
 
@@ -103,18 +114,18 @@ class LayerState:
             self._add("first_repeats", layer, ((first[:, :-1] == first[:, 1:]) & paired).sum(dim=1))
 
     def _add(self, name: str, layer: int, counts: torch.Tensor) -> None:
-        self._values[name][layer : layer + len(counts)] += counts
+        self._counts[LAYER_COUNT_COLUMNS.index(name), layer : layer + len(counts)] += counts
 
     def _add_matrix(self, name: str, layer: int, counts: torch.Tensor) -> None:
-        self._values[name][layer * self._matrix : (layer + len(counts)) * self._matrix] += counts.flatten().long()
+        self._matrices[name][layer * self._matrix : (layer + len(counts)) * self._matrix] += counts.flatten().long()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Tensors to keep in a checkpoint; not copies."""
-        return self._values
+        return {"counts": self._counts, **self._matrices}
 
     def reset(self) -> None:
         """Forget everything."""
-        for tensor in self._values.values():
+        for tensor in self.state().values():
             tensor.zero_()
 
     def table(self, layer: int, domain: str, first: np.ndarray | None, weight_sum: np.ndarray | None) -> pa.Table:
@@ -130,16 +141,16 @@ class LayerState:
         shapes, E = self._layout.layers, self._layout.experts
         own = shapes[layer].experts
         columns: dict[str, object] = {"layer": [layer], "first": [first], "weight_sum": [weight_sum]}
-        for name in LAYER_COUNT_COLUMNS:
-            columns[name] = [int(self._values[name][layer])]
+        for name, counts in zip(LAYER_COUNT_COLUMNS, self._counts, strict=True):
+            columns[name] = [int(counts[layer])]
         for name in EXPERT_MATRIX_COLUMNS:
             after = layer + name.startswith("next_")
             if after == len(shapes):
                 columns[name] = None
                 continue
-            cells = self._values[name][layer * self._matrix : (layer + 1) * self._matrix].cpu().numpy()
+            cells = self._matrices[name][layer * self._matrix : (layer + 1) * self._matrix].cpu().numpy()
             columns[name] = [cells.reshape(E, E)[:own, : shapes[after].experts].flatten()]
-        together = self._values["coactivation"][layer * self._matrix : (layer + 1) * self._matrix]
+        together = self._matrices["coactivation"][layer * self._matrix : (layer + 1) * self._matrix]
         columns["chosen"] = [together.view(E, E).diagonal()[:own].cpu().numpy().copy()]
         if weight_sum is None:
             columns |= dict.fromkeys((*_NEED_WEIGHTS, "first", "weight_sum"))

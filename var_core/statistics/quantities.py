@@ -103,19 +103,14 @@ def router_probabilities(logits: torch.Tensor, layout: RouterLayout) -> RouterPr
     layout : RouterLayout
         Of the L layers.
     """
+    scores = log_scores(logits.float(), layout)
     padding = _padding(layout, logits.device)
-    scores = _log_scores(logits.float(), layout)
     if padding is not None:
         scores = scores.masked_fill(padding, _NEVER)
     log_p = torch.log_softmax(scores, dim=1)
     p = log_p.exp()
     entropy = (p * log_p).sum(dim=1).double().neg_()
-    if all(layer.scoring == "softmax" for layer in layout.layers):
-        # NaN and infinities of both signs all make the entropy NaN: log_softmax gives NaN, or 0 times infinity.
-        finite = entropy == entropy
-    else:
-        own = logits if padding is None else logits.masked_fill(padding, 0.0)
-        finite = torch.isfinite(own).all(dim=1)
+    finite = finite_logits(logits.transpose(1, 2), layout) & (entropy == entropy)
     return RouterProbabilities(p, entropy, finite)
 
 
@@ -167,8 +162,23 @@ def _padding(layout: RouterLayout, device: torch.device) -> torch.Tensor | None:
     return (torch.arange(layout.experts, device=device) >= own[:, None])[..., None]
 
 
-def _log_scores(logits: torch.Tensor, layout: RouterLayout) -> torch.Tensor:
-    """Logarithms of the routers' scores up to a constant a decision; log_softmax makes them sum to 1."""
+def finite_logits(logits: torch.Tensor, layout: RouterLayout) -> torch.Tensor:
+    """False where a NaN or infinite logit would go unnoticed in the entropy, bool [L, T] from [L, T, E].
+
+    With softmax none would: log_softmax gives NaN, or 0 times infinity. A sigmoid, however, is defined at infinity.
+    """
+    finite = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
+    for place, layer in enumerate(layout.layers):
+        if layer.scoring != "softmax":
+            finite[place] = torch.isfinite(logits[place, :, : layer.experts]).all(dim=-1)
+    return finite
+
+
+def log_scores(logits: torch.Tensor, layout: RouterLayout) -> torch.Tensor:
+    """Logarithms of the routers' scores up to a constant a decision; log_softmax makes them sum to 1.
+
+    Layer by layer, whatever the order of the other axes.
+    """
     scorings = [layer.scoring for layer in layout.layers]
     if len(set(scorings)) == 1:
         return _log_score(logits, scorings[0])

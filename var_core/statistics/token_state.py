@@ -37,8 +37,9 @@ class TokenState:
     def __init__(self, layout: RouterLayout, vocabulary: int, device: torch.device, max_bytes: int | None) -> None:
         self._layout, self._device = layout, device
         starts = np.cumsum([0, *(layer.experts for layer in layout.layers)])
-        self._cells = int(starts[-1])  # of one token id
-        self._start = torch.tensor(starts[:-1], device=device)[:, None, None]
+        self.cells = int(starts[-1])  # of one token id
+        self.starts = starts[:-1]  # of each layer among them
+        self._start = torch.tensor(self.starts, device=device)[:, None, None]
         self._bounds = [(int(a), int(b)) for a, b in itertools.pairwise(starts)]
         dense = max_bytes is None or vocabulary * row_bytes(layout) <= max_bytes
         self.rows = vocabulary if max_bytes is None or dense else max_bytes // row_bytes(layout)
@@ -49,7 +50,7 @@ class TokenState:
         shape = (self.rows, len(layout), 1 + 2 * len(QUANTITIES))
         self._moments = torch.zeros(shape, dtype=torch.float64, device=device)
         # One cell more than there are: what does not count is added there.
-        cells = self.rows * self._cells + 1
+        cells = self.rows * self.cells + 1
         self._chosen = torch.zeros(cells, dtype=torch.int32, device=device)
         self._first = torch.zeros(cells, dtype=torch.int32, device=device)
         self._weight_sum = torch.zeros(cells, dtype=torch.float64, device=device)
@@ -88,6 +89,17 @@ class TokenState:
         self._token_of[self._used : self._used + len(new)] = new.int()
         self._used += len(new)
         return self._row_of[token_ids].long()
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The state of a CPU as numpy arrays that share its memory.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            n, means and m2 of every row and layer, [rows, L, 1 + 2 Q]; then ``chosen``, ``first`` and
+            ``weight_sum`` by cell, [rows * cells + 1].
+        """
+        return tuple(each.numpy() for each in (self._moments, self._chosen, self._first, self._weight_sum))
 
     def add_moments(self, rows: torch.Tensor, values: torch.Tensor | None, kept: torch.Tensor) -> None:
         """Count decisions, and merge the moments of a batch into the state.
@@ -149,7 +161,7 @@ class TokenState:
             bool [l, T].
         """
         trash = len(self._chosen) - 1
-        start = rows * self._cells + self._start[layer : layer + len(experts)]
+        start = rows * self.cells + self._start[layer : layer + len(experts)]
         filled = kept[:, None] & (experts < self._layout.experts)
         slot = torch.where(filled, start + experts, trash).flatten()
         _count(self._chosen, slot)
@@ -161,9 +173,9 @@ class TokenState:
         """Tensors to keep in a checkpoint; of the rows only those in use."""
         return {
             "moments": self._moments[: self._used],
-            "chosen": self._chosen[: self._used * self._cells],
-            "first": self._first[: self._used * self._cells],
-            "weight_sum": self._weight_sum[: self._used * self._cells],
+            "chosen": self._chosen[: self._used * self.cells],
+            "first": self._first[: self._used * self.cells],
+            "weight_sum": self._weight_sum[: self._used * self.cells],
             "token_of": self._token_of[: self._used],
         }
 
@@ -217,7 +229,7 @@ class TokenState:
 
     def _of_layer(self, cells: torch.Tensor, layer: int) -> np.ndarray:
         first, last = self._bounds[layer]
-        rows = cells[: self._used * self._cells].view(self._used, self._cells)[:, first:last]
+        rows = cells[: self._used * self.cells].view(self._used, self.cells)[:, first:last]
         return np.asarray(rows.cpu().numpy())
 
     def _token_stats(self, layer: int, domain: str, token: np.ndarray, order: np.ndarray, logits: bool) -> pa.Table:
