@@ -15,6 +15,7 @@ rule capture_shard:
     benchmark:
         "results/benchmarks/capture_shard/{model}/{corpus}/{split}-{shard}.jsonl"
     wildcard_constraints:
+        model=one_of(RUN_MODELS),
         split=one_of(UNTRACED),
     # A job that is killed, or ends itself before its time is up, goes on from its checkpoint, with more time.
     retries: 3
@@ -48,6 +49,7 @@ use rule capture_shard as capture_traced_shard with:
     benchmark:
         "results/benchmarks/capture_traced_shard/{model}/{corpus}/{split}-{shard}.jsonl"
     wildcard_constraints:
+        model=one_of(RUN_MODELS),
         split=one_of(TRACED),
     params:
         # Only what changes results; the script takes the device and the like from the configuration.

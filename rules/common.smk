@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from var_core.code_digest import code_digest
-from var_core.config.corpus import FilesCorpus
-from var_core.config.models import DemoModel, FolderModel
+from var_core.config.corpus import FilesCorpus, TraceCorpus
+from var_core.config.models import DemoModel, FolderModel, TraceModel
 from var_core.config.root import parse_config, read_yaml
 from var_core.errors import VarError
 
@@ -40,6 +40,15 @@ TABLES = ("token_stats", "expert_counts", "layer_stats")
 DEMO_MODELS = [
     name for name, model in CONFIG.models.items() if isinstance(model, DemoModel)
 ]
+# Routing that somebody recorded stands in for a model's; such runs have neither corpus nor capture stage.
+TRACE_MODELS = [
+    name for name, model in CONFIG.models.items() if isinstance(model, TraceModel)
+]
+TRACE_CORPORA = [
+    name for name, corpus in CONFIG.corpora.items() if isinstance(corpus, TraceCorpus)
+]
+RUN_MODELS = [name for name in CONFIG.models if name not in TRACE_MODELS]
+TEXT_CORPORA = [name for name in CONFIG.corpora if name not in TRACE_CORPORA]
 FETCHED_MODELS = [name for name in CONFIG.models if name not in DEMO_MODELS]
 TRACED = list(CONFIG.capture.trace)
 UNTRACED = [split for split in SHARDS if split not in TRACED]
@@ -91,23 +100,37 @@ def own_files(find):
 
 
 def corpus_files(wildcards):
-    """Local text of a corpus, so that an edit or a further file reads it again."""
+    """Local text or recorded routing of a corpus, so that an edit or a further file reads it again."""
     from var_core.corpus.files import corpus_paths
 
     config = CONFIG.corpora[wildcards.corpus]
-    if not isinstance(config, FilesCorpus):
+    if not isinstance(config, FilesCorpus | TraceCorpus):
         return []
-    return own_files(lambda: corpus_paths(wildcards.corpus, config))
+    return own_files(lambda: corpus_paths(wildcards.corpus, config.domains))
 
 
 def model_files(wildcards):
-    """Files of a model in a local folder, so that a changed folder is recorded again."""
-    from var_core.models.folder import digested_files
+    """Files of a model or tokenizer in a local folder, so that a changed folder is recorded again."""
+    from var_core.models.folder import digested_files, tokenizer_files
 
     config = CONFIG.models[wildcards.model]
+    if isinstance(config, TraceModel) and config.tokenizer is not None:
+        return own_files(lambda: tokenizer_files(Path(config.tokenizer).expanduser()))
     if not isinstance(config, FolderModel):
         return []
     return own_files(lambda: digested_files(Path(config.path).expanduser()))
+
+
+def trace_files(wildcards):
+    """Paths of all traces of a run, split by split."""
+    return [path for split in TRACED for path in shard_files(wildcards, "trace", split)]
+
+
+def documents_file(wildcards):
+    """What a run's documents are listed in: its corpus's file, or its own where they were recorded."""
+    if wildcards.corpus in TRACE_CORPORA:
+        return f"results/{wildcards.model}/{wildcards.corpus}/corpus/documents.parquet"
+    return f"results/corpora/{wildcards.corpus}/documents.parquet"
 
 
 def run_files(wildcards):
@@ -125,13 +148,12 @@ def run_files(wildcards):
             for kind in ("token_stats", "expert_counts")
             for path in shard_files(wildcards, kind, split)
         ],
-        "traces": [
-            path for split in TRACED for path in shard_files(wildcards, "trace", split)
-        ],
+        "traces": trace_files(wildcards),
+        "segments": f"{folder}/statistics/segments.parquet",
         "vocabulary": f"{folder}/corpus/vocabulary.parquet",
         "manifest": f"{folder}/corpus/manifest.json",
         "model": f"results/models/{wildcards.model}/model.json",
-        "documents": f"results/corpora/{wildcards.corpus}/documents.parquet",
+        "documents": documents_file(wildcards),
     }
     if wildcards.model in DEMO_MODELS:
         files["training"] = f"results/models/{wildcards.model}/training.csv"

@@ -11,6 +11,8 @@ rule write_documents:
         "results/logs/write_documents/{corpus}.log",
     benchmark:
         "results/benchmarks/write_documents/{corpus}.jsonl"
+    wildcard_constraints:
+        corpus=one_of(TEXT_CORPORA),
     threads: 1
     resources:
         mem_mb=2000,
@@ -43,6 +45,8 @@ rule pack_sequences:
         "results/logs/pack_sequences/{model}/{corpus}.log",
     benchmark:
         "results/benchmarks/pack_sequences/{model}/{corpus}.jsonl"
+    wildcard_constraints:
+        model=one_of(RUN_MODELS),
     threads: 2
     resources:
         mem_mb=4000,

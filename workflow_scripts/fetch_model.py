@@ -3,7 +3,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from var_core.config.models import ModelConfig
+from var_core.config.models import AnyModelConfig
 from var_core.job import logged
 from var_core.models.fetch import fetch_model
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 with logged(snakemake.log[0]):
     fetch_model(
         snakemake.wildcards.model,
-        TypeAdapter(ModelConfig).validate_python(snakemake.params.config),
+        TypeAdapter(AnyModelConfig).validate_python(snakemake.params.config),
         Path(snakemake.output.record),
         snakemake.params.code,
     )

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from var_core.config.corpus import HubCorpus
+from var_core.config.corpus import HubCorpus, TraceCorpus
 from var_core.config.models import HubModel
 from var_core.config.root import load_config, parse_config
 
@@ -96,8 +96,12 @@ def test_a_dry_run_plans_every_shard_of_every_run(preset):
     jobs = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, flags=re.MULTILINE)}
     shards = config.capture.shards
     assert jobs["fetch_model"] == len(config.models)
-    assert jobs["write_documents"] == len(config.corpora)
-    assert jobs["pack_sequences"] == len(config.runs)
-    assert jobs["capture_shard"] + jobs["capture_traced_shard"] == len(config.runs) * (shards.capture + shards.heldout)
+    recorded = sum(isinstance(config.corpora[run.corpus], TraceCorpus) for run in config.runs)
+    captured = len(config.runs) - recorded
+    assert jobs.get("import_trace", 0) == recorded
+    assert jobs.get("write_documents", 0) == len(config.corpora) - recorded
+    assert jobs.get("pack_sequences", 0) == captured
+    capture_jobs = jobs.get("capture_shard", 0) + jobs.get("capture_traced_shard", 0)
+    assert capture_jobs == captured * (shards.capture + shards.heldout)
     assert jobs["test_hypotheses"] == len(config.runs)
     assert "train_demo_model" not in jobs

@@ -32,7 +32,7 @@ def test_a_file_of_several_patterns_is_listed_once(tmp_path):
     for name in ("b.txt", "a.txt", "c.md"):
         (tmp_path / name).write_text(name)
     domains = {"news": (f"{tmp_path}/*.txt", f"{tmp_path}/b.*"), "notes": (f"{tmp_path}/*.md",)}
-    paths = corpus_paths("mine", FilesCorpus(source="files", format="text", domains=domains))
+    paths = corpus_paths("mine", domains)
     assert paths == [tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.md"]
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from var_core.hypotheses.data import RunData
-from var_core.hypotheses.h3 import DEFINITIONS, h3_results, most_frequent
+from var_core.hypotheses.frequent import most_frequent
+from var_core.hypotheses.h3 import DEFINITIONS, h3_results
 from var_core.hypotheses.multiplicity import judged
 from var_core.statistics.measures import most_used
 

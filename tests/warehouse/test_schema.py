@@ -24,6 +24,8 @@ ALL_RELATIONS = {*TABLE_KEYS, "traces", "shard_token_stats", "shard_expert_count
     "v_crosslayer",
     "v_crosslayer_mi",
     "v_repeats",
+    "v_segment_predictability",
+    "v_domain_recall",
 }
 
 

@@ -105,6 +105,28 @@ class HubCorpus(CorpusBase):
 
 
 CorpusConfig = Annotated[PythonStdlibCorpus | FilesCorpus | HubCorpus, Field(discriminator="source")]
+"""Corpora of text."""
+
+TraceFormat = Literal["sglang", "vllm", "route_csv", "esft", "token_counts", "parquet"]
+
+
+class TraceCorpus(Block):
+    """Routing that an engine or somebody else recorded. Goes with a model of the same source."""
+
+    source: Literal["trace"]
+    """the kind of source"""
+    format: TraceFormat
+    """who wrote the files and how; docs/how-to/recorded-routing.md has a section for each"""
+    domains: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(min_length=1)
+    """domain name -> paths or glob patterns, relative to the working folder; where a file has a column ``domain``, its
+    rows go by that"""
+    heldout: float = Field(0.4, ge=0, lt=1)
+    """share of the recorded sequences, by a hash of their names, that nothing is fitted on; 0: all are counted"""
+    recorded_model: str | None = None
+    """token_counts and parquet: read only rows with this name in column ``model``; null: there is no such column"""
+
+
+AnyCorpusConfig = Annotated[PythonStdlibCorpus | FilesCorpus | HubCorpus | TraceCorpus, Field(discriminator="source")]
 
 
 class SequencesConfig(Block):

@@ -3,9 +3,9 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from var_core.config.base import COMMIT_PATTERN, Block, HubName, pinned
+from var_core.config.base import COMMIT_PATTERN, Block, Distinct, HubName, pinned
 
 _MEMORY_OF = re.compile(r"\d+|cpu")
 _MEMORY_SIZE = re.compile(r"\d+(\.\d+)?([KMG]iB|[KMG]B)")
@@ -144,3 +144,36 @@ class DemoModel(ModelBase):
 
 
 ModelConfig = Annotated[HubModel | FolderModel | DemoModel, Field(discriminator="source")]
+"""Models that can be loaded and run."""
+
+
+class TraceModel(Block):
+    """A model whose routing somebody else recorded: nothing is loaded or run. Goes with a corpus of the same source."""
+
+    source: Literal["trace"]
+    """the kind of source"""
+    experts: PositiveInt = Field(ge=2)
+    """experts that every MoE layer chooses from; a file that names another is refused"""
+    top_k: PositiveInt
+    """experts recorded for a token, which may be fewer than the model chooses"""
+    layers: PositiveInt | None = None
+    """MoE layers recorded; null: as many as the files hold (all files the same number)"""
+    moe_layers: Annotated[tuple[NonNegativeInt, ...], Distinct] | None = None
+    """sglang and vllm: which of the recorded layers have experts, where dense layers were recorded too; null: all"""
+    vocabulary: PositiveInt | None = None
+    """token ids that the model knows; null: as many as the tokenizer has, or up to the largest that was recorded"""
+    tokenizer: str | None = None
+    """folder of a Hugging Face tokenizer, to show tokens as text; null: token ids are shown as numbers"""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TraceModel":
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k ({self.top_k}) must not exceed experts ({self.experts})")
+        if self.moe_layers is not None and self.layers is not None and len(self.moe_layers) != self.layers:
+            raise ValueError(f"moe_layers names {len(self.moe_layers)} layers, but layers is {self.layers}")
+        if self.moe_layers is not None and list(self.moe_layers) != sorted(self.moe_layers):
+            raise ValueError("moe_layers must be in the order in which the layers run")
+        return self
+
+
+AnyModelConfig = Annotated[HubModel | FolderModel | DemoModel | TraceModel, Field(discriminator="source")]

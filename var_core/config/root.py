@@ -10,11 +10,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from var_core.config.base import Block
 from var_core.config.capture import CaptureConfig
-from var_core.config.corpus import CorpusConfig, SequencesConfig
+from var_core.config.corpus import AnyCorpusConfig, SequencesConfig, TraceCorpus
 from var_core.config.faults import one_line
 from var_core.config.figures import FiguresConfig
 from var_core.config.hypotheses import HypothesesConfig
-from var_core.config.models import DemoModel, ModelConfig
+from var_core.config.models import AnyModelConfig, DemoModel, TraceModel
+from var_core.config.statistics import StatisticsConfig
 from var_core.errors import VarError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -36,14 +37,16 @@ class Config(Block):
 
     runs: tuple[Run, ...] = Field(min_length=1)
     """what is to be answered: each model and corpus named here is one run"""
-    models: dict[str, ModelConfig] = Field(min_length=1)
+    models: dict[str, AnyModelConfig] = Field(min_length=1)
     """models by name"""
-    corpora: dict[str, CorpusConfig] = Field(min_length=1)
+    corpora: dict[str, AnyCorpusConfig] = Field(min_length=1)
     """corpora by name"""
     sequences: SequencesConfig = SequencesConfig()
     """how documents are packed into sequences"""
     capture: CaptureConfig = CaptureConfig()
     """how routing decisions are captured"""
+    statistics: StatisticsConfig = StatisticsConfig()
+    """what is measured beside the counts"""
     hypotheses: HypothesesConfig = HypothesesConfig()
     """how the hypotheses are tested"""
     figures: FiguresConfig = FiguresConfig()
@@ -69,8 +72,27 @@ class Config(Block):
         for name, model in self.models.items():
             if isinstance(model, DemoModel):
                 _require_defined(f"models.{name}.corpus", model.corpus, self.corpora)
-                if not self.corpora[model.corpus].splits.train:
+                corpus = self.corpora[model.corpus]
+                if isinstance(corpus, TraceCorpus):
+                    raise ValueError(
+                        f"models.{name}.corpus: {model.corpus} is recorded routing, without text to train on"
+                    )
+                if not corpus.splits.train:
                     raise ValueError(f"corpora.{model.corpus}.splits.train: is 0, but models.{name} trains on it")
+        return self
+
+    @model_validator(mode="after")
+    def _recorded_routing_is_paired(self) -> "Config":
+        for index, run in enumerate(self.runs):
+            recorded = {
+                f"models.{run.model}": isinstance(self.models[run.model], TraceModel),
+                f"corpora.{run.corpus}": isinstance(self.corpora[run.corpus], TraceCorpus),
+            }
+            if len(set(recorded.values())) > 1:
+                trace, other = sorted(recorded, key=recorded.__getitem__, reverse=True)
+                raise ValueError(
+                    f"runs.{index}: {trace} has source trace, but {other} has not; recorded routing needs both"
+                )
         return self
 
     @model_validator(mode="after")

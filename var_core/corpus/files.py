@@ -4,7 +4,7 @@ import glob
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -38,7 +38,7 @@ def file_documents(corpus: str, config: FilesCorpus) -> Iterator[Document]:
         If a pattern matches nothing, a file is in two domains, or a file or row is not what the format says;
         the message names the key, or the file and the byte, line or row.
     """
-    for domain, files in matched_files(corpus, config).items():
+    for domain, files in matched_files(corpus, config.domains).items():
         for path, name in files:
             if config.format == "text":
                 yield _text_document(path, domain, name)
@@ -48,8 +48,15 @@ def file_documents(corpus: str, config: FilesCorpus) -> Iterator[Document]:
                 yield from _row_documents(_parquet_rows(path, corpus, config), path, domain, name, corpus, config)
 
 
-def matched_files(corpus: str, config: FilesCorpus) -> dict[str, list[tuple[Path, str]]]:
+def matched_files(corpus: str, domains: Mapping[str, Sequence[str]]) -> dict[str, list[tuple[Path, str]]]:
     """Find the files of every domain, each with its path as seen from the fixed part of its pattern.
+
+    Parameters
+    ----------
+    corpus : str
+        Name of the corpus, for messages.
+    domains : mapping
+        Domain -> paths or patterns, as in the configuration.
 
     Raises
     ------
@@ -58,7 +65,7 @@ def matched_files(corpus: str, config: FilesCorpus) -> dict[str, list[tuple[Path
     """
     owners: dict[Path, str] = {}
     matched: dict[str, list[tuple[Path, str]]] = {}
-    for domain, patterns in config.domains.items():
+    for domain, patterns in domains.items():
         key = f"corpora.{corpus}.domains.{domain}"
         names: dict[Path, str] = {}
         for pattern in patterns:
@@ -71,9 +78,9 @@ def matched_files(corpus: str, config: FilesCorpus) -> dict[str, list[tuple[Path
     return matched
 
 
-def corpus_paths(corpus: str, config: FilesCorpus) -> list[Path]:
+def corpus_paths(corpus: str, domains: Mapping[str, Sequence[str]]) -> list[Path]:
     """List the files of all domains, each once, in order of their paths; raises as :func:`matched_files`."""
-    return sorted({path for files in matched_files(corpus, config).values() for path, _ in files})
+    return sorted({path for files in matched_files(corpus, domains).values() for path, _ in files})
 
 
 def _matches(pattern: str, key: str) -> list[tuple[Path, str]]:

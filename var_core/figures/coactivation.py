@@ -68,6 +68,10 @@ class Pairs:
         return np.divide(self.counts, expected, out=np.full(expected.shape, np.nan), where=expected > 0)
 
 
+NEEDS = ("pairs",)
+"""What must have been recorded of the run."""
+
+
 def draw(sources: Sources) -> Drawing:
     """Draw how many times as often as their loads explain each pair of experts is chosen, by layer."""
     shown = spread_layers(sources.layers, _MOST_LAYERS)

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from var_core.config.figures import FiguresConfig
 from var_core.errors import VarError
-from var_core.figures.sources import Sources
-from var_core.figures.style import styled
+from var_core.figures.registry import label
+from var_core.figures.sources import Drawing, Sources
+from var_core.figures.style import COLUMN, empty_panel, new_figure, styled
 from var_core.files import read_json, written_aside
 from var_core.hypotheses.results import read_verdicts
 from var_core.warehouse.files import RunFiles
@@ -48,8 +49,17 @@ def draw_figure(name: str, files: RunFiles, verdicts: Path, config: FiguresConfi
     record = files.model_record.with_name("training.json")
     training = read_json(record) if files.training is not None else None
     with open_run(files) as connection, styled():
-        drawing = module.draw(Sources(connection, files.run, read_verdicts(verdicts), training))
+        sources = Sources(connection, files.run, read_verdicts(verdicts), training)
+        missing = sources.missing(getattr(module, "NEEDS", ()))
+        drawing = not_drawn(name, missing) if missing else module.draw(sources)
         _save(drawing.figure, drawing.caption, f"{name} of {files.run}", config, output, code)
+
+
+def not_drawn(name: str, reason: str) -> Drawing:
+    """Give a plain panel that says why there is nothing to see."""
+    figure = new_figure(COLUMN, 1.2)
+    empty_panel(figure.subplots(), reason.replace("; ", "\n"))
+    return Drawing(figure, f"{label(name)}: not drawn, because {reason}.")
 
 
 def _module(name: str) -> ModuleType:

@@ -69,6 +69,10 @@ class Entropies:
         return np.interp(shares, np.append(0, self.histogram.cumsum()) / self.decisions, ends)
 
 
+NEEDS = ("token_ids", "logits", "heldout")
+"""What must have been recorded of the run."""
+
+
 def draw(sources: Sources) -> Drawing:
     """Draw the distribution of the router entropy of held-out decisions, by layer."""
     entropies = measure_entropies(sources)

@@ -18,6 +18,7 @@ from var_core.figures.style import (
     ORANGE,
     PAGE,
     LineStyle,
+    empty_panel,
     legend_below,
     letter_panels,
     level,
@@ -31,13 +32,24 @@ from var_core.hypotheses.results import Curve, Result
 Floats = NDArray[np.float64]
 
 
+NEEDS = ("token_ids", "heldout", "curves")
+"""What must have been recorded of the run."""
+
+
 def draw(sources: Sources) -> Drawing:
     """Draw coverage against held-out agreement by each measure, and coverage by low entropy."""
     figure = new_figure(PAGE, 4.7)
     panels = list(figure.subplots(2, 2).flat)
+    recorded = sources.data.recorded
     for panel, measure in zip(panels, MEASURES, strict=False):
-        _draw_curves(panel, measure, sources)
-    _draw_classic(panels[3], sources)
+        if measure == "top1_agreement" and not recorded.weights:
+            empty_panel(panel, "weights were not recorded,\nso nobody knows first choices")
+        else:
+            _draw_curves(panel, measure, sources)
+    if recorded.logits:
+        _draw_classic(panels[3], sources)
+    else:
+        empty_panel(panels[3], "router logits were not recorded")
     used = sources.tested.h4.agreement_measure
     titles = [f"{measure}, used by the verdict" if measure == used else measure for measure in MEASURES]
     letter_panels(panels, [*titles, "the classic criterion: low entropy"])
@@ -160,6 +172,9 @@ def _points(curve: Curve) -> tuple[Floats, Floats]:
 def _caption(sources: Sources) -> str:
     settings, stated = sources.tested.h4, _stated(sources)
     pooled, _ = sources.curves(settings.agreement_measure)
+    classic = f"covers {percent(stated.statistic)} at {settings.entropy_below:g} nats: {stated.verdict}."
+    if not sources.data.recorded.logits:
+        classic = "is not known, because router logits were not recorded."
     return (
         "How much of the text could a table from token to experts route, and how well? The table is fitted on the "
         "capture split; held-out documents say which token types to cover, best first, and other held-out documents "
@@ -171,8 +186,7 @@ def _caption(sources: Sources) -> str:
         f"{settings.agreement_measure}, which the verdict uses, {_told(sources)} Controls over all decisions: the "
         f"same experts for every token {number(pooled.global_table)}, table entries shuffled over tokens "
         f"{number(pooled.shuffled_labels)}, a blind guess {number(pooled.chance)}. (d) The classic criterion, more "
-        f"than {settings.frequency_above} occurrences and a mean router entropy below a threshold, covers "
-        f"{percent(stated.statistic)} at {settings.entropy_below:g} nats: {stated.verdict}."
+        f"than {settings.frequency_above} occurrences and a mean router entropy below a threshold, {classic}"
     )
 
 

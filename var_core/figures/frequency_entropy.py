@@ -20,6 +20,7 @@ from var_core.figures.style import (
     GREY,
     ORANGE,
     PAGE,
+    empty_panel,
     legend_below,
     letter_panels,
     level,
@@ -37,6 +38,7 @@ Floats = NDArray[np.float64]
 MINIMUM_TYPES_OF_A_MEDIAN = 10
 """Token types that a point of the running median stands for, at least."""
 
+NO_LOGITS = "router logits were not recorded"
 _COLOURS = {"router": BLUE, "plug-in": ORANGE, "null": BLACK, "rarefied": GREEN}
 
 
@@ -71,6 +73,10 @@ class Clouds:
 
     n: NDArray[np.int64]
     means: Mapping[str, Floats] = field(default_factory=dict)
+
+
+NEEDS = ("token_ids",)
+"""What must have been recorded of the run."""
 
 
 def draw(sources: Sources) -> Drawing:
@@ -140,10 +146,14 @@ def _scaled(entropy: Floats, layer: Layer) -> Floats:
 
 
 def _draw_clouds(figure: SubFigure, panels: list[Axes], clouds: Clouds, rows: _Rows, sources: Sources) -> None:
+    logits = sources.data.recorded.logits
     texts = (_rho(rows.router), _rho(rows.plug_in), _null_rho(rows.plug_in), _rho(rows.rarefied))
     most = max(int(clouds.n.max(initial=1)), 10)
     maximum = float(np.mean([np.log(layer.experts) for layer in sources.layers]))
     for panel, (name, values), text in zip(panels, clouds.means.items(), texts, strict=True):
+        if name == "router" and not logits:
+            empty_panel(panel, NO_LOGITS)
+            continue
         top = maximum if name == "router" else 1.0
         panel.set_xscale("log")
         panel.set_xlim(0.8, most * 1.3)
@@ -157,8 +167,9 @@ def _draw_clouds(figure: SubFigure, panels: list[Axes], clouds: Clouds, rows: _R
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.set_xlabel("occurrences")
         level(panel, top, GREY, ":")
-    panels[0].set_ylabel("router entropy (nats)")
-    panels[0].annotate("ln E", (0, maximum), (3, 2), ("axes fraction", "data"), "offset points", color=GREY)
+    if logits:
+        panels[0].set_ylabel("router entropy (nats)")
+        panels[0].annotate("ln E", (0, maximum), (3, 2), ("axes fraction", "data"), "offset points", color=GREY)
     panels[1].set_ylabel("selection entropy (0 to 1)")
     for panel in panels[2:]:
         panel.sharey(panels[1])
@@ -222,10 +233,11 @@ def _null_rho(row: Result) -> str:
 
 def _draw_layers(panel: Axes, sources: Sources) -> None:
     layers = sources.layers
-    router, plug_in, rarefied = (
-        sources.results_by_layer("H1", variant, measure) for variant, measure in _tests(sources)
-    )
-    series(panel, layers, *columns(router), colour=_COLOURS["router"], label="router entropy", shift=-0.12)
+    of_router, *of_selection = _tests(sources)
+    plug_in, rarefied = (sources.results_by_layer("H1", variant, measure) for variant, measure in of_selection)
+    if sources.data.recorded.logits:
+        router = sources.results_by_layer("H1", *of_router)
+        series(panel, layers, *columns(router), colour=_COLOURS["router"], label="router entropy", shift=-0.12)
     series(
         panel,
         layers,
@@ -248,12 +260,18 @@ def _draw_layers(panel: Axes, sources: Sources) -> None:
 
 def _caption(rows: _Rows, sources: Sources) -> str:
     settings, router, plug_in, rarefied = sources.tested.h1, rows.router, rows.plug_in, rows.rarefied
+    of_router = (
+        "The mean router entropy, in nats, which is unbiased however rarely a type was seen, has a rank correlation ρ "
+        f"of {with_interval(router, sign=True)} with frequency. H1 asks for less than "
+        f"{minus(settings.spearman_below)}: {router.verdict}."
+    )
+    if not sources.data.recorded.logits:
+        of_router = f"The mean router entropy and its rank correlation ρ with frequency: {NO_LOGITS}."
     return (
         "Do frequent tokens route with lower entropy? Every token type of the capture split stands at its "
         "occurrences and its entropy, a mean over layers; darker hexagons hold more types, lines are running "
-        "medians. (a) The mean router entropy, in nats, which is unbiased however rarely a type was seen, has a rank "
-        f"correlation ρ of {with_interval(router, sign=True)} with frequency. H1 asks for less than "
-        f"{minus(settings.spearman_below)}: {router.verdict}. (b) The entropy of the chosen experts, taken at face "
+        "medians. "
+        f"(a) {of_router} (b) The entropy of the chosen experts, taken at face "
         "value and scaled from 0, always the same experts, to 1, all alike, has "
         f"{with_interval(plug_in, sign=True)}. (c) But routing by the layer's load alone, whatever the token, has "
         f"{number(plug_in.null_mean, sign=True)} ± {number(plug_in.null_sd, 3)}, because a type that was seen a few "

@@ -17,13 +17,15 @@ from var_core.figures.style import (
     OBSERVED,
     ORANGE,
     PAGE,
+    empty_panel,
     legend_below,
     letter_panels,
     level,
     new_figure,
 )
 from var_core.hypotheses.data import Layer
-from var_core.hypotheses.h3 import DEFINITIONS, most_frequent
+from var_core.hypotheses.frequent import most_frequent
+from var_core.hypotheses.h3 import DEFINITIONS
 from var_core.hypotheses.results import Result
 from var_core.statistics.measures import first_repeat_chance, global_table, recalled_slots, slot_overlap_chance
 
@@ -33,18 +35,29 @@ _HELDOUT = ("on held-out text", "mean recall_at_k")
 _QUARTILES = (0.25, 0.75)
 
 
+NEEDS = ("token_ids",)
+"""What must have been recorded of the run."""
+
+
 def draw(sources: Sources) -> Drawing:
     """Draw three definitions of routing consistency, and the recall on held-out text, by layer."""
     types = measure_types(sources)
     figure = new_figure(PAGE, 2.6)
     panels = list(figure.subplots(1, 4, sharey=True))
+    recorded = sources.data.recorded
     for panel, name in zip(panels, DEFINITIONS, strict=False):
-        _draw_definition(panel, name, types, sources)
-    _draw_heldout(panels[3], types, sources)
+        if name == "modal_share" and not recorded.weights:
+            empty_panel(panel, "weights were\nnot recorded")
+        else:
+            _draw_definition(panel, name, types, sources)
+    if recorded.heldout:
+        _draw_heldout(panels[3], types, sources)
+    else:
+        empty_panel(panels[3], "nothing was\nheld out")
     stated = sources.tested.h3.stated_measure
     titles = [f"{name} (stated)" if name == stated else name for name in DEFINITIONS]
     letter_panels(panels, [*titles, "recall, held out"])
-    panels[0].set_ylabel("mean over token types")
+    panels[0 if recorded.weights else 1].set_ylabel("mean over token types")
     panels[0].set_ylim(0, 1.03)
     legend_below(figure, panels, ncols=4)
     return Drawing(figure, _caption(types, sources))
@@ -134,18 +147,29 @@ def _caption(types: Types, sources: Sources) -> str:
     settings = sources.tested.h3
     rows = {name: consistency_rows(name, sources, None) for name in DEFINITIONS}
     told = "; ".join(
-        f"{name} {with_interval(row)}, null {number(row.null_mean)}: {row.verdict}" for name, row in rows.items()
+        f"{name} {with_interval(row)}, null {number(row.null_mean)}: {row.verdict}"
+        if row.statistic is not None
+        else f"{name} {row.note}"
+        for name, row in rows.items()
     )
-    heldout = sources.result("H3", *_HELDOUT)
-    blind = float(np.mean(types.global_recall))
+    n = max(row.n for row in rows.values())
     return (
-        f"Are the most frequent tokens always sent to the same experts? Mean over the {rows['modal_share'].n:,} most "
+        f"Are the most frequent tokens always sent to the same experts? Mean over the {n:,} most "
         "frequent token types, by layer, with intervals; pale bars span the middle half of the types, open squares "
         "are routing by the layer's load alone, with two standard deviations, and dotted lines a blind guess. (a-c) "
         "Three definitions of consistency, each scored on the text that a type's favourite experts are found on, so "
         f"they flatter. Over all layers: {told}. The claim asks for more than {settings.consistency_above:g}; as "
-        f"first stated it is about {settings.stated_measure}. (d) Recall on unseen text, the share of slots that "
-        f"fall on the type's own k experts: {with_interval(heldout)}, against {number(heldout.null_mean)} with the "
-        f"entries shuffled over these types and {number(blind)} with the same k experts for all tokens: "
-        f"{heldout.verdict}."
+        f"first stated it is about {settings.stated_measure}. (d) {_heldout_told(types, sources)}"
+    )
+
+
+def _heldout_told(types: Types, sources: Sources) -> str:
+    missing = sources.data.recorded.missing("heldout")
+    if missing:
+        return f"Recall on unseen text is not known: {missing}."
+    heldout, blind = sources.result("H3", *_HELDOUT), float(np.mean(types.global_recall))
+    return (
+        "Recall on unseen text, the share of slots that fall on the type's own k experts: "
+        f"{with_interval(heldout)}, against {number(heldout.null_mean)} with the entries shuffled over these types "
+        f"and {number(blind)} with the same k experts for all tokens: {heldout.verdict}."
     )

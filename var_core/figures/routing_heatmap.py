@@ -11,7 +11,7 @@ from var_core.figures.sources import Drawing, Sources, percent, shown_layers, sp
 from var_core.figures.style import PAGE, SEQUENTIAL, letter_panels, new_figure
 from var_core.figures.tokens import visible
 from var_core.hypotheses.data import Layer
-from var_core.hypotheses.h3 import most_frequent
+from var_core.hypotheses.frequent import most_frequent
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +44,10 @@ class RoutingMap:
     shares: tuple[Floats, ...]
     experts: tuple[NDArray[np.int64], ...]
     coverage: float
+
+
+NEEDS = ("token_ids",)
+"""What must have been recorded of the run."""
 
 
 def draw(sources: Sources) -> Drawing:

@@ -46,6 +46,23 @@ class Sources:
         """All MoE layers."""
         return self.data.layers
 
+    def missing(self, needs: Sequence[str]) -> str | None:
+        """Say which of a figure's needs were not recorded; None where all were.
+
+        Parameters
+        ----------
+        needs : sequence of str
+            Fields of :class:`~var_core.hypotheses.recorded.Recorded`, or ``pairs``: which experts were chosen together,
+            or ``curves``: coverage against agreement.
+        """
+        known = self.data.recorded
+        reasons = [known.missing(*(need for need in needs if hasattr(known, need)))]
+        if "pairs" in needs and not len(self.query("SELECT 1 FROM coactivation WHERE run = $run LIMIT 1")):
+            reasons.append("only sums over decisions were recorded, not which experts were chosen together")
+        if "curves" in needs and not self.verdicts.curves and not any(reasons):
+            reasons.append("the agreement that H4 asks for could not be tested")
+        return "; ".join(reason for reason in reasons if reason) or None
+
     @cached_property
     def tested(self) -> HypothesesConfig:
         """The settings that the hypotheses were tested with: thresholds, minimum counts, seed."""

@@ -59,7 +59,12 @@ class LayerAgreement:
 
 
 def measure_layer(
-    counts: ExpertCounts, heldout: Heldout, layer: Layer, halvings: Sequence[Halving], config: HypothesesConfig
+    counts: ExpertCounts,
+    heldout: Heldout,
+    layer: Layer,
+    halvings: Sequence[Halving],
+    config: HypothesesConfig,
+    measures: Sequence[AgreementMeasure] = MEASURES,
 ) -> Iterator[LayerAgreement]:
     """Score the token table, the global table and shuffled tables on the held-out decisions, by each measure."""
     first = halvings[0]
@@ -78,18 +83,18 @@ def measure_layer(
     table = fit_table(counts, layer.top_k, config.table_minimum_count)
     own = scores(heldout, table, layer.top_k)
     blind = scores(heldout, fit_global(counts, layer.top_k), layer.top_k)
-    shuffled: dict[AgreementMeasure, list[float]] = {measure: [] for measure in MEASURES}
+    shuffled: dict[AgreementMeasure, list[float]] = {measure: [] for measure in measures}
     shuffled_coverage = []
     random = generator(config.seed, "H4", "labels", layer.layer)
     for _ in range(config.null_draws):
         drawn = scores(heldout, table.shuffled(counts.n >= config.table_minimum_count, random), layer.top_k)
-        for measure in MEASURES:
+        for measure in measures:
             shuffled[measure].append(float(drawn[measure].sum()))
         score = drawn[config.h4.agreement_measure]
         shuffled_coverage.append(measure_coverage(score, heldout.type_index, types, fold, together, 1))
     n = weighted_sums(cluster, np.ones(len(cluster)), first.clusters)
     chance = _chances(layer)
-    for measure in MEASURES:
+    for measure in measures:
         yield LayerAgreement(
             measure,
             coverages(own[measure]),

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from var_core.errors import VarError
+from var_core.hypotheses.recorded import Recorded
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -46,7 +47,7 @@ class TokenMoments:
 
 @dataclass(frozen=True)
 class ExpertCounts:
-    """Exact counts of each type at one layer: shape (V, E), and n of shape (V,)."""
+    """Exact counts of each type at one layer: shape (V, E), and n of shape (V,); first is 0 without weights."""
 
     n: Ints
     chosen: Ints
@@ -70,7 +71,7 @@ class Heldout:
     masks: NDArray[np.uint64]
     """chosen experts as bits, shape (N, ceil(E / 64))"""
     first: NDArray[np.int16]
-    """expert with the largest weight, shape (N,)"""
+    """expert with the largest weight, shape (N,); -1 where weights were not recorded"""
 
 
 def expert_masks(experts: NDArray[np.integer], count: int) -> NDArray[np.uint64]:
@@ -92,7 +93,8 @@ class RunData:
     """Reads what the hypotheses need of one run.
 
     Token types are the token ids that occur in the capture or held-out split, in ascending order; special tokens
-    are left out unless nothing else occurs. All arrays over types are in that order.
+    are left out unless nothing else occurs. All arrays over types are in that order; they are empty for a run whose
+    token ids were not recorded, see ``recorded``.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ class RunData:
     Raises
     ------
     VarError
-        If the run is not in the database, or has no tokens or no layers.
+        If the run is not in the database, or has no layers, or has a vocabulary of which no token was counted.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, run: str) -> None:
@@ -115,13 +117,13 @@ class RunData:
             " WHERE run = $run AND coalesce(capture_count, 0) + coalesce(heldout_count, 0) > 0 ORDER BY token_id"
         )
         token_ids, special = _column(tokens, "token_id", np.int64), _column(tokens, "special", np.bool_)
-        if not len(token_ids):
+        if not len(token_ids) and len(self._query("SELECT 1 FROM tokens WHERE run = $run LIMIT 1")):
             raise VarError(f"run {run}: no token was counted; run its statistics stage again")
-        self.special_kept = bool(special.all())
+        self.special_kept = bool(len(special) and special.all())
         kept = np.ones_like(special) if self.special_kept else ~special
         self.token_ids: Ints = token_ids[kept]
         self.special_left_out = int((~kept).sum())
-        self._index = np.full(int(token_ids.max()) + 1, -1, dtype=np.int64)
+        self._index = np.full(int(token_ids.max(initial=0)) + 1, -1, dtype=np.int64)
         self._index[self.token_ids] = np.arange(len(self.token_ids))
         names = self._query("SELECT DISTINCT domain FROM token_stats WHERE run = $run ORDER BY domain")
         self.domains: tuple[str, ...] = tuple(names.column("domain").to_pylist())
@@ -130,6 +132,16 @@ class RunData:
     def types(self) -> int:
         """Number of token types, V."""
         return len(self.token_ids)
+
+    @cached_property
+    def recorded(self) -> Recorded:
+        """Which parts of the run there are."""
+        row = self._query(
+            "SELECT (SELECT count(router_entropy_mean) > 0 FROM token_stats WHERE run = $run) AS logits,"
+            " (SELECT count(first) > 0 FROM expert_counts WHERE run = $run) AS weights,"
+            " (SELECT coalesce(sum(heldout_count), 0) > 0 FROM tokens WHERE run = $run) AS heldout"
+        ).to_pylist()[0]
+        return Recorded(token_ids=self.types > 0, **row)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -208,6 +220,14 @@ class RunData:
         named = {} if domain is None else {"domain": domain}
         return self._counts("expert_counts", f"split = $split{where}", layer, split=split, **named)
 
+    def load(self, layer: Layer) -> Ints:
+        """Times that each expert was chosen in the capture split, whatever the token; shape (E,)."""
+        rows = self._query(
+            "SELECT chosen FROM expert_load WHERE run = $run AND split = 'capture' AND layer = $layer ORDER BY expert",
+            layer=layer.layer,
+        )
+        return _column(rows, "chosen", np.int64)
+
     def left_out_counts(self, layer: Layer, counts: ExpertCounts) -> Iterator[ExpertCounts]:
         """Capture counts without each shard in turn, one at a time; nothing without counts of two shards.
 
@@ -231,7 +251,7 @@ class RunData:
 
     def _counts(self, table: str, where: str, layer: Layer, **named: Any) -> ExpertCounts:
         rows = self._query(
-            "SELECT token_id, expert, sum(chosen)::BIGINT AS chosen, sum(first)::BIGINT AS first"
+            "SELECT token_id, expert, sum(chosen)::BIGINT AS chosen, coalesce(sum(first), 0)::BIGINT AS first"
             f" FROM {table} WHERE run = $run AND layer = $layer AND {where} GROUP BY token_id, expert",
             layer=layer.layer,
             **named,
@@ -284,7 +304,8 @@ class RunData:
                 f"run {self.run}: no held-out trace of layer {layer.layer};"
                 " add 'heldout' to capture.trace and capture again"
             )
-        experts, weights = _flat(rows, "experts"), _flat(rows, "weights")
+        experts = _flat(rows, "experts")
+        weights = _flat(rows, "weights") if self.recorded.weights else np.zeros(len(experts), dtype=np.float32)
         if len(experts) != len(rows) * layer.top_k or len(weights) != len(experts):
             raise VarError(
                 f"run {self.run}: the held-out trace of layer {layer.layer} has decisions with other than"
@@ -297,6 +318,7 @@ class RunData:
         kept = index >= 0
         heaviest = weights == weights.max(axis=1, keepdims=True)
         first = np.where(heaviest, experts, np.iinfo(experts.dtype).max).min(axis=1)
+        first = first if self.recorded.weights else np.full_like(first, -1)
         return Heldout(
             type_index=index[kept].astype(np.int32),
             document=_column(rows, "document", np.int32)[kept],

@@ -9,6 +9,7 @@ import numpy as np
 from var_core.config.hypotheses import HypothesesConfig
 from var_core.hypotheses.data import ExpertCounts, Floats, Ints, Layer, RunData
 from var_core.hypotheses.nulls import load_only_counts, permuted_spearman, spearman
+from var_core.hypotheses.recorded import not_tested
 from var_core.hypotheses.resampling import generator, jackknife_interval, monte_carlo_p
 from var_core.hypotheses.results import Form, Result, finite, interval_columns, null_columns
 from var_core.statistics.measures import chao_shen_entropy, selection_entropy, selection_entropy_norm
@@ -69,6 +70,10 @@ def h1_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
         Rows of each layer, then pooled (values of a type averaged over layers). Verdicts are still to be given.
     """
     tests = _tests(config)
+    reason = data.recorded.missing("token_ids")
+    if reason:
+        yield from (_untested(test, reason, config) for test in tests)
+        return
     pooled: dict[str, Values] = {}
     for layer in data.layers:
         for quantity, values in _quantities(data, layer, config):
@@ -77,7 +82,10 @@ def h1_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
                 if test.quantity == quantity:
                     yield _correlation(test, values, layer.layer, config)
     for test in tests:
-        yield _correlation(test, pooled[test.quantity], None, config)
+        if test.quantity in pooled:
+            yield _correlation(test, pooled[test.quantity], None, config)
+        else:
+            yield _untested(test, data.recorded.missing("logits") or "", config)
 
 
 def _tests(config: HypothesesConfig) -> list[_Test]:
@@ -98,14 +106,15 @@ def _tests(config: HypothesesConfig) -> list[_Test]:
 
 
 def _quantities(data: RunData, layer: Layer, config: HypothesesConfig) -> Iterator[tuple[str, Values]]:
-    """All quantities of one layer by name."""
-    whole = data.token_moments(layer.layer)
-    parts = data.left_out_moments(layer.layer, whole)
-    n = np.concatenate([whole.n[None], parts.n])
-    yield (
-        "mean_router_entropy",
-        Values(n, np.concatenate([whole.mean_router_entropy[None], parts.mean_router_entropy])),
-    )
+    """All quantities of one layer by name; without router logits there is no router entropy."""
+    if data.recorded.logits:
+        whole = data.token_moments(layer.layer)
+        parts = data.left_out_moments(layer.layer, whole)
+        n = np.concatenate([whole.n[None], parts.n])
+        yield (
+            "mean_router_entropy",
+            Values(n, np.concatenate([whole.mean_router_entropy[None], parts.mean_router_entropy])),
+        )
     measures = _selection_measures(layer, config)
     counts = data.expert_counts(layer)
     random = generator(config.seed, "H1", "load", layer.layer)
@@ -171,6 +180,18 @@ def _correlation(test: _Test, values: Values, layer: int | None, config: Hypothe
         threshold=config.h1.spearman_below if test.claims else None,
         direction="below" if test.claims else None,
         note="; ".join(notes),
+    )
+
+
+def _untested(test: _Test, reason: str, config: HypothesesConfig) -> Result:
+    return not_tested(
+        "H1",
+        test.form,
+        test.variant,
+        f"spearman(frequency, {test.quantity})",
+        reason,
+        threshold=config.h1.spearman_below if test.claims else None,
+        direction="below" if test.claims else None,
     )
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from scipy.stats import norm
 
 from var_core.config.hypotheses import HypothesesConfig
-from var_core.hypotheses.data import Ints, RunData
+from var_core.hypotheses.data import Ints, Layer, RunData
+from var_core.hypotheses.recorded import not_tested
 from var_core.hypotheses.resampling import Floats, Interval, generator, jackknife_interval, monte_carlo_p
 from var_core.hypotheses.results import Result, finite, interval_columns, null_columns
 from var_core.hypotheses.zipf import (
@@ -43,6 +44,11 @@ def h2_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
     Result
         Rows about tokens have no layer. Verdicts are still to be given.
     """
+    reason = data.recorded.missing("token_ids")
+    if reason:
+        yield from _untested(reason, config)
+        yield from _load_results(data, config)
+        return
     moments = data.token_moments(data.layers[0].layer)
     shards = data.left_out_moments(data.layers[0].layer, moments).n
     frequencies = moments.n[moments.n > 0]
@@ -55,6 +61,21 @@ def h2_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
             frequencies, fit.minimum, f"against lognormal, types seen at least {fit.minimum} times", config
         )
     yield from _load_results(data, config)
+
+
+def _untested(reason: str, config: HypothesesConfig) -> Iterator[Result]:
+    """Rows of the tests that are about token types."""
+    above = config.h2.r_squared_above
+    yield not_tested(
+        "H2", "as stated", "as stated", "r_squared(ln rank, ln frequency)", reason, threshold=above, direction="above"
+    )
+    yield not_tested(
+        "H2", "corrected", "goodness of fit of a power law", "ks_distance", reason, threshold=0.0, direction="below"
+    )
+    measure = "normalised log-likelihood ratio"
+    yield not_tested(
+        "H2", "corrected", "against lognormal, all types", measure, reason, threshold=0.0, direction="above"
+    )
 
 
 def _line_results(frequencies: Ints, left_out: Ints, config: HypothesesConfig) -> Iterator[Result]:
@@ -186,15 +207,24 @@ def _load_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
     totals = {name: np.zeros(0) for name in _LOAD_MEASURES}
     decisions = 0
     for layer in data.layers:
-        counts = data.expert_counts(layer)
-        loads = [each.chosen.sum(axis=0) for each in chain([counts], data.left_out_counts(layer, counts))]
-        decisions += int(counts.n.sum())
+        loads = list(_loads(data, layer))
+        here = int(loads[0].sum()) // layer.top_k
+        decisions += here
         for name, (measure, even) in _LOAD_MEASURES.items():
             values = np.array([measure(each) for each in loads])
             totals[name] = values if not len(totals[name]) else totals[name] + values
-            yield _load_row(name, values, layer.layer, int(counts.n.sum()), even, config)
+            yield _load_row(name, values, layer.layer, here, even, config)
     for name, (_, even) in _LOAD_MEASURES.items():
         yield _load_row(name, totals[name] / len(data.layers), None, decisions, even, config)
+
+
+def _loads(data: RunData, layer: Layer) -> Iterator[Ints]:
+    """Load of all shards, then without each; the tokens do not matter for it, so it needs no token ids."""
+    if not data.recorded.token_ids:
+        yield data.load(layer)
+        return
+    counts = data.expert_counts(layer)
+    yield from (each.chosen.sum(axis=0) for each in chain([counts], data.left_out_counts(layer, counts)))
 
 
 def _load_row(name: str, values: Floats, layer: int | None, n: int, even: float, config: HypothesesConfig) -> Result:

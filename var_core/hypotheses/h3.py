@@ -8,7 +8,10 @@ import numpy as np
 from var_core.config.hypotheses import HypothesesConfig
 from var_core.hypotheses.agreement import Halving, fit_global, fit_table, halve, scores
 from var_core.hypotheses.data import ExpertCounts, Floats, Ints, Layer, RunData, weighted_sums
+from var_core.hypotheses.domains import domain_recall_results
+from var_core.hypotheses.frequent import most_frequent
 from var_core.hypotheses.nulls import load_only_counts
+from var_core.hypotheses.recorded import not_tested
 from var_core.hypotheses.resampling import (
     bootstrap_weights,
     generator,
@@ -59,29 +62,47 @@ def h3_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
     Result
         Rows of each layer, then averaged over layers. Verdicts are still to be given.
     """
-    documents = halve(data.heldout_documents, data.heldout_groups, config.seed)
-    random = generator(config.seed, "H3", "documents")
-    weights = bootstrap_weights(documents.clusters, config.bootstrap, random)
+    reason = data.recorded.missing("token_ids")
+    if reason:
+        yield from (_untested(name, reason, config) for name in DEFINITIONS)
+        yield _untested_recall("on held-out text", reason, config)
+        return
+    yield from _consistency_results(data, config)
+    reason = data.recorded.missing("heldout")
+    if reason:
+        yield from domain_recall_results(data, config) if len(data.domains) > 1 else ()
+        yield _untested_recall("on held-out text", reason, config)
+    else:
+        yield from _recall_results(data, config)
+
+
+def _consistency_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
     gathered: dict[str, list[_Draws]] = {}
-    recalls: list[tuple[_Draws, int, str]] = []
     for layer in data.layers:
         counts = data.expert_counts(layer)
         top = most_frequent(counts.n, config.h3.most_frequent)
         for name, draws in _consistency(data, layer, counts, top, config):
             gathered.setdefault(name, []).append(draws)
             yield _consistency_row(name, draws, layer.layer, len(top), config)
+    for name in DEFINITIONS:
+        if name in gathered:
+            yield _consistency_row(name, _mean(gathered[name]), None, len(top), config)
+        else:
+            yield _untested(name, data.recorded.missing("weights") or "", config)
+
+
+def _recall_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
+    documents = halve(data.heldout_documents, data.heldout_groups, config.seed)
+    random = generator(config.seed, "H3", "documents")
+    weights = bootstrap_weights(documents.clusters, config.bootstrap, random)
+    recalls: list[tuple[_Draws, int, str]] = []
+    for layer in data.layers:
+        counts = data.expert_counts(layer)
+        top = most_frequent(counts.n, config.h3.most_frequent)
         recalls.append(_heldout_recall(data, layer, counts, top, documents, weights, config))
         yield _recall_row(*recalls[-1], documents.clusters, layer.layer, config)
-    for name, parts in gathered.items():
-        yield _consistency_row(name, _mean(parts), None, len(top), config)
     pooled = _mean([draws for draws, _, _ in recalls])
     yield _recall_row(pooled, recalls[0][1], "mean over layers", documents.clusters, None, config)
-
-
-def most_frequent(n: Ints, count: int) -> Ints:
-    """Return the rows of the `count` most frequent types that occur, ties to the lower token id."""
-    order = np.argsort(-n, kind="stable")[:count]
-    return order[n[order] > 0]
 
 
 def _mean(parts: list[_Draws]) -> _Draws:
@@ -97,17 +118,18 @@ def _consistency(
     data: RunData, layer: Layer, counts: ExpertCounts, top: Ints, config: HypothesesConfig
 ) -> Iterator[tuple[str, _Draws]]:
     """Each definition on the capture counts, without each shard, and with routing by load alone."""
+    definitions = {name: each for name, each in DEFINITIONS.items() if data.recorded.weights or name != "modal_share"}
     random = generator(config.seed, "H3", "load", layer.layer)
-    null: dict[str, list[float]] = {name: [] for name in DEFINITIONS}
+    null: dict[str, list[float]] = {name: [] for name in definitions}
     for drawn in load_only_counts(counts, config.null_draws, random, top):
-        for name, definition in DEFINITIONS.items():
+        for name, definition in definitions.items():
             null[name].append(float(definition(drawn, layer.top_k).mean()))
-    left_out: dict[str, list[float]] = {name: [] for name in DEFINITIONS}
+    left_out: dict[str, list[float]] = {name: [] for name in definitions}
     for part in data.left_out_counts(layer, counts):
         frequent = most_frequent(part.n, config.h3.most_frequent)
-        for name, definition in DEFINITIONS.items():
+        for name, definition in definitions.items():
             left_out[name].append(float(definition(part, layer.top_k)[frequent].mean()))
-    for name, definition in DEFINITIONS.items():
+    for name, definition in definitions.items():
         statistic = float(definition(counts, layer.top_k)[top].mean())
         yield name, _Draws(statistic, np.array(left_out[name]), np.array(null[name]))
 
@@ -136,6 +158,24 @@ def _consistency_row(name: str, draws: _Draws, layer: int | None, types: int, co
         direction="above",
         note="; ".join(notes),
     )
+
+
+def _untested(name: str, reason: str, config: HypothesesConfig) -> Result:
+    stated = name == config.h3.stated_measure
+    return not_tested(
+        "H3",
+        "as stated" if stated else "detail",
+        "as stated" if stated else "other definition",
+        f"mean {name}",
+        reason,
+        threshold=config.h3.consistency_above,
+        direction="above",
+    )
+
+
+def _untested_recall(variant: str, reason: str, config: HypothesesConfig) -> Result:
+    above = config.h3.consistency_above
+    return not_tested("H3", "corrected", variant, "mean recall_at_k", reason, threshold=above, direction="above")
 
 
 def _heldout_recall(

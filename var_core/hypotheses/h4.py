@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from var_core.config.hypotheses import HypothesesConfig
-from var_core.hypotheses.agreement import Coverage, Halving, halve
+from var_core.config.hypotheses import AgreementMeasure, HypothesesConfig
+from var_core.hypotheses.agreement import MEASURES, Coverage, Halving, halve
 from var_core.hypotheses.coverage import LayerAgreement, agreement_curve, measure_layer
 from var_core.hypotheses.data import Floats, Layer, RunData, TokenMoments
+from var_core.hypotheses.recorded import not_tested
 from var_core.hypotheses.resampling import (
     bootstrap_weights,
     generator,
@@ -46,6 +47,11 @@ def h4_outcome(data: RunData, config: HypothesesConfig) -> H4Outcome:
     of halving, because one document can weigh as much as the rest of the uncertainty. Also the whole
     curve, and what is left when the table comes from another domain.
     """
+    stated = list(_stated_results(data, config))
+    used = ("weights",) if config.h4.agreement_measure == "top1_agreement" else ()
+    reason = data.recorded.missing("token_ids", "heldout", *used)
+    if reason:
+        return H4Outcome((*stated, *_untested(reason, config)), (), (), 0)
     halvings = [
         halve(data.heldout_documents, data.heldout_groups, config.seed, repeat) for repeat in range(config.halvings)
     ]
@@ -55,18 +61,18 @@ def h4_outcome(data: RunData, config: HypothesesConfig) -> H4Outcome:
         bootstrap_weights(halvings[0].test_clusters, config.bootstrap, random),
         [bootstrap_weights(half.test_clusters, -(-config.bootstrap // config.halvings), random) for half in halvings],
     )
-    results, curves = list(_stated_results(data, config)), []
+    results, curves = stated, []
     pooled: dict[str, LayerAgreement] = {}
     transfers: list[Transfer] = []
     pooled_transfers: Transfers | None = None
     for layer in data.layers:
         counts, heldout = data.expert_counts(layer), data.heldout(layer)
-        for measured in measure_layer(counts, heldout, layer, halvings, config):
+        for measured in measure_layer(counts, heldout, layer, halvings, config, _measures(data)):
             results += _agreement_results(measured, layer.layer, weights, halvings, config)
             curves.append(agreement_curve(measured, layer.layer, weights.tested, config))
             known = pooled.get(measured.measure)
             pooled[measured.measure] = measured if known is None else known + measured
-        moved = measure_transfers(data, heldout, layer, halvings[0], config)
+        moved = measure_transfers(data, heldout, layer, halvings[0], config, _measures(data))
         transfers += moved.rows(layer.layer, config.h4.agreement_target)
         pooled_transfers = moved if pooled_transfers is None else pooled_transfers + moved
     for measured in pooled.values():
@@ -92,6 +98,11 @@ class _Weights:
 
 def _stated_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
     """Coverage by frequency and entropy."""
+    reason = data.recorded.missing("token_ids", "logits")
+    if reason:
+        above = config.h4.coverage_above
+        yield not_tested("H4", "as stated", "as stated", _stated_measure(config), reason, "decisions", above, "above")
+        return
     totals: list[_Stated] = []
     for layer in data.layers:
         totals.append(_stated(data, layer, config))
@@ -130,6 +141,25 @@ def _stated(data: RunData, layer: Layer, config: HypothesesConfig) -> _Stated:
     )
 
 
+def _stated_measure(config: HypothesesConfig) -> str:
+    return f"coverage, n > {config.h4.frequency_above} and entropy < {config.h4.entropy_below:g}"
+
+
+def _measures(data: RunData) -> tuple[AgreementMeasure, ...]:
+    """Measures of agreement that can be taken: without weights nobody knows first choices."""
+    return tuple(measure for measure in MEASURES if data.recorded.weights or measure != "top1_agreement")
+
+
+def _untested(reason: str, config: HypothesesConfig) -> Iterator[Result]:
+    """The rows that the corrected form would have, for the measure that its verdict rests on."""
+    measure, target, unit = config.h4.agreement_measure, config.h4.agreement_target, "decisions"
+    promise, above = f"coverage at {measure} >= {target:g}", config.h4.coverage_above
+    yield not_tested("H4", "corrected", "by agreement", promise, reason, unit, above, "above")
+    yield not_tested("H4", "detail", "by agreement, realised", f"{measure} of the covered", reason, unit)
+    for table in ("token table", "global table"):
+        yield not_tested("H4", "detail", f"{table}, all held-out text", measure, reason, unit)
+
+
 def _low_entropy(moments: TokenMoments, config: HypothesesConfig) -> np.ndarray:
     return np.nan_to_num(moments.mean_router_entropy, nan=np.inf) < config.h4.entropy_below
 
@@ -142,7 +172,7 @@ def _stated_row(part: _Stated, layer: int | None, config: HypothesesConfig) -> R
         form="as stated",
         variant="as stated",
         layer=layer,
-        measure=f"coverage, n > {config.h4.frequency_above} and entropy < {config.h4.entropy_below:g}",
+        measure=_stated_measure(config),
         statistic=finite(share[0]),
         **interval_columns(
             interval and interval.within(0, 1), config.confidence, f"jackknife over {len(share) - 1} shards"

@@ -1,12 +1,19 @@
 """What the verdicts mean, in sentences with the run's own numbers."""
 
+from var_core.hypotheses.recorded import NOT_TESTED
 from var_core.hypotheses.results import CLAIMS, HypothesisName, Result, Verdicts
 
 
 def meaning(verdicts: Verdicts, name: HypothesisName) -> str:
     """Say what came out of a hypothesis, pooled over layers, in one or two sentences."""
     rows = [row for row in verdicts.results if row.hypothesis == name and row.layer is None]
-    return {"H1": _entropy, "H2": _zipf, "H3": _consistency, "H4": _coverage}[name](rows)
+    reasons = [row.note.removeprefix(NOT_TESTED) for row in rows if row.note.startswith(NOT_TESTED)]
+    parts = dict.fromkeys(part for reason in reasons for part in reason.split("; "))
+    untested = f"Not tested: {'; '.join(parts)}."
+    if reasons and all(row.statistic is None for row in rows if row.form != "detail"):
+        return untested
+    said = {"H1": _entropy, "H2": _zipf, "H3": _consistency, "H4": _coverage}[name](rows)
+    return f"{said} {untested.replace('Not', 'Partly not', 1)}" if reasons else said
 
 
 def meanings(verdicts: Verdicts) -> dict[HypothesisName, str]:
@@ -58,9 +65,10 @@ def _consistency(rows: list[Result]) -> str:
     others = [row for row in rows if row.variant == "other definition"]
     heldout = next(row for row in rows if row.form == "corrected")
     spread = " and ".join(f"{_number(row.statistic)} as {_name(row)}" for row in others)
+    unseen = "On domains left out of the fit" if heldout.n_unit == "domains" else "On unseen text"
     return (
         f"The consistency of the {stated.n:,} most frequent token types is {_number(stated.statistic)} as"
-        f" {_name(stated)} ({_number(stated.null_mean)} if routing ignored the token), but {spread}. On unseen text"
+        f" {_name(stated)} ({_number(stated.null_mean)} if routing ignored the token), but {spread}. {unseen}"
         f" their own most used experts hold {_percent(heldout.statistic)} of the slots; with table entries shuffled,"
         f" {_percent(heldout.null_mean)}."
     )

@@ -69,7 +69,7 @@ def load_only_counts(
     types, experts = len(drawn), counts.chosen.shape[1]
     rows = np.repeat(np.arange(types) * experts, drawn)
     inclusion = counts.chosen.sum(axis=0) / counts.n.sum()
-    first_load = counts.first.sum(axis=0) / counts.first.sum()
+    firsts = counts.first.sum(axis=0)
     for _ in range(draws):
         sets = draw_sets(inclusion, _SETS, random)
         picked = random.integers(_SETS, size=len(rows), dtype=np.uint16)
@@ -79,7 +79,9 @@ def load_only_counts(
             cells = slot.take(picked)
             cells += rows
             chosen += np.bincount(cells, minlength=types * experts)
-        yield ExpertCounts(drawn, chosen.reshape(types, experts), random.multinomial(drawn, first_load))
+        # Without weights nobody knows first choices, and nobody draws them.
+        first = random.multinomial(drawn, firsts / firsts.sum()) if firsts.any() else np.zeros((types, experts), int)
+        yield ExpertCounts(drawn, chosen.reshape(types, experts), first)
 
 
 def spearman(x: Floats, y: Floats) -> float:

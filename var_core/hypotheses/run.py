@@ -48,7 +48,7 @@ def test_hypotheses(
     Raises
     ------
     VarError
-        If the run is not in the database, or its held-out trace is missing.
+        If the run is not in the database, or its held-out trace is missing although something was held out.
     """
     data = RunData(connection, run)
     fast_path = h4_outcome(data, config)
@@ -56,6 +56,8 @@ def test_hypotheses(
         [*h1_results(data, config), *h2_results(data, config), *h3_results(data, config), *fast_path.results]
     )
     capture_tokens = int(data.token_moments(data.layers[0].layer).n.sum())
+    if not data.recorded.token_ids:
+        capture_tokens = data.provenance["capture_tokens"]
     verdicts = Verdicts(
         run=run,
         provenance={

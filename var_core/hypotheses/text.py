@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from var_core.hypotheses.meaning import meaning
+from var_core.hypotheses.recorded import NOT_TESTED
 from var_core.hypotheses.results import CLAIMS, HypothesisName, Result, Verdicts
 
 _WIDTH = 110
@@ -52,6 +53,8 @@ def _variant(row: Result) -> str:
 
 def _numbers(row: Result) -> str:
     """One sentence with the row's statistic, interval, threshold, null, p and n."""
+    if row.statistic is None and row.note.startswith(NOT_TESTED):
+        return f"{row.measure} is {row.note}."
     if row.statistic is None:
         return f"{row.measure} is not defined here ({row.note or 'too little data'})."
     said = f"{row.measure} is {_value(row.statistic)}"

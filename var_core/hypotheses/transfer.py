@@ -1,5 +1,6 @@
 """What is left of a token table's agreement when it comes from another domain than the text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,12 @@ class Transfers:
 
 
 def measure_transfers(
-    data: RunData, heldout: Heldout, layer: Layer, halving: Halving, config: HypothesesConfig
+    data: RunData,
+    heldout: Heldout,
+    layer: Layer,
+    halving: Halving,
+    config: HypothesesConfig,
+    measures: Sequence[AgreementMeasure] = MEASURES,
 ) -> Transfers:
     """Score the table of each domain on the held-out decisions of each domain.
 
@@ -67,7 +73,7 @@ def measure_transfers(
         calibrated = np.where(heldout.domain == source_index, fold, -1)
         for target_index, target in enumerate(data.domains):
             there = heldout.domain == target_index
-            for measure in MEASURES:
+            for measure in measures:
                 key = (measure, source, target)
                 result.agreed[key] = float(score[measure][there].sum())
                 result.n[key] = int(there.sum())

@@ -13,9 +13,17 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from var_core.config.models import FolderModel, HubModel
+from var_core.config.models import FolderModel, HubModel, TraceModel
 from var_core.errors import VarError
-from var_core.models.folder import ModelRecord, check_model_folder, folder_digest, read_model_config, write_record
+from var_core.files import digest_of, file_digest
+from var_core.models.folder import (
+    ModelRecord,
+    check_model_folder,
+    folder_digest,
+    read_model_config,
+    tokenizer_files,
+    write_record,
+)
 
 _LOGGER = logging.getLogger(__name__)
 _WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
@@ -27,17 +35,18 @@ _UNWANTED = ("*/*", "consolidated*")
 _WAITS = (5, 20)  # seconds before the second and the third try of a download
 
 
-def fetch_model(name: str, config: HubModel | FolderModel, output: Path, code: str) -> None:
+def fetch_model(name: str, config: HubModel | FolderModel | TraceModel, output: Path, code: str) -> None:
     """Make sure that a model is on this machine, and write the record that later stages load it by.
 
     A model from the hub is downloaded into the hub's cache (which ``HF_HOME`` places) and from then on used
-    offline; a local folder is left where it is. Both are checked for what loading needs.
+    offline; a local folder is left where it is. Both are checked for what loading needs. Of a model whose routing was
+    recorded there are only its settings, and a tokenizer where they name one.
 
     Parameters
     ----------
     name : str
         The model's name in the configuration.
-    config : HubModel or FolderModel
+    config : HubModel, FolderModel or TraceModel
         Where the model is.
     output : Path
         The ``model.json`` to write.
@@ -50,6 +59,9 @@ def fetch_model(name: str, config: HubModel | FolderModel, output: Path, code: s
         If the hub cannot be reached and the model is not in the cache, if repository or revision is unknown or not
         open to this user, or if the folder lacks configuration, tokenizer or safetensors weights.
     """
+    if isinstance(config, TraceModel):
+        write_record(output, _recorded(name, config, output.parent), code)
+        return
     if isinstance(config, HubModel):
         folder, revision = _download(name, config)
     else:
@@ -69,6 +81,19 @@ def fetch_model(name: str, config: HubModel | FolderModel, output: Path, code: s
     more = {"repo": config.repo} if isinstance(config, HubModel) else {}
     write_record(output, record, code, **more)
     _LOGGER.info("model %s is in %s, digest %s", name, folder, record.digest)
+
+
+def _recorded(name: str, config: TraceModel, beside: Path) -> ModelRecord:
+    """Describe a model of which only routing is known; its digest is of what identifies expert and token ids."""
+    files: list[Path] = []
+    if config.tokenizer is not None:
+        folder = Path(config.tokenizer).expanduser()
+        files = tokenizer_files(folder) if folder.is_dir() else []
+        if not files:
+            raise VarError(f"models.{name}.tokenizer: {config.tokenizer}: no folder with a tokenizer")
+    known = config.model_dump(mode="json", exclude={"tokenizer"})
+    digest = digest_of([name, known, {path.name: file_digest(path) for path in files}])
+    return ModelRecord(name, config.source, beside, None, digest)
 
 
 def _download(name: str, config: HubModel) -> tuple[Path, str]:

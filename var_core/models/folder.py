@@ -195,6 +195,13 @@ def digested_files(folder: Path) -> list[Path]:
     return [*_small_files(folder), *weight_files(folder)]
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """List the files of a tokenizer, which may lie without its model; none where there is no tokenizer."""
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return []
+    return [path for path in _small_files(folder) if path.name not in ("config.json", "model.safetensors.index.json")]
+
+
 def _small_files(folder: Path) -> list[Path]:
     named = [folder / name for name in _DIGESTED_FILES if (folder / name).is_file()]
     return sorted({*named, *folder.glob("*.py")})

@@ -45,7 +45,9 @@ def write_summary(verdicts: Path, manifest: Path, training: Path | None, output:
 
 def _samples(results: Verdicts, manifest: dict[str, Any]) -> str:
     counted = [f"* {name.replace('_', ' ')}: {value:,}" for name, value in sorted(results.samples.items())]
-    return "\n".join([f"* sequence length: {manifest['sequence_length']} tokens", *counted])
+    length = manifest["sequence_length"]
+    sequences = "as recorded" if length is None else f"{length} tokens"
+    return "\n".join([f"* sequence length: {sequences}", *counted])
 
 
 def _model(training: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ SELECT split, domain, layer, expert, sum(chosen) AS chosen, sum(first) AS first,
 FROM expert_counts WHERE run = $run GROUP BY split, domain, layer, expert
 """
 
+# Sums over token ids are compared only where token ids were recorded: else the run has no vocabulary.
 CHECKS = (
     Check(
         "token_stats",
@@ -30,22 +31,24 @@ CHECKS = (
         SELECT split, domain, layer, coalesce(n, 0) AS n, coalesce(tokens, 0) AS tokens
         FROM (SELECT split, domain, layer, sum(n) AS n FROM token_stats WHERE run = $run GROUP BY ALL)
         FULL JOIN (SELECT split, domain, layer, tokens FROM decisions WHERE run = $run) USING (split, domain, layer)
-        WHERE coalesce(n, 0) <> coalesce(tokens, 0)
+        WHERE coalesce(n, 0) <> coalesce(tokens, 0) AND EXISTS (FROM tokens WHERE run = $run)
         """,
         "the sum of n is {n} for split {split}, domain {domain}, layer {layer}, but layer_stats has {tokens} decisions",
     ),
     Check(
         "expert_counts",
         """
-        SELECT split, domain, layer, top_k, tokens, coalesce(chosen, 0) AS chosen, coalesce(first, 0) AS first
+        SELECT split, domain, layer, top_k, tokens, coalesce(chosen, 0) AS chosen,
+            coalesce(first, 0) AS firsts
         FROM decisions
         JOIN layers USING (run, layer)
         LEFT JOIN (
             SELECT split, domain, layer, sum(chosen) AS chosen, sum(first) AS first FROM checked_counts GROUP BY ALL
         ) USING (split, domain, layer)
-        WHERE run = $run AND (coalesce(chosen, 0) <> top_k * tokens OR coalesce(first, 0) <> tokens)
+        WHERE run = $run AND (coalesce(chosen, 0) <> top_k * tokens OR first <> tokens)
+            AND EXISTS (FROM tokens WHERE run = $run)
         """,
-        "the sums of chosen and first are {chosen} and {first} for split {split}, domain {domain}, layer {layer}, "
+        "the sums of chosen and first are {chosen} and {firsts} for split {split}, domain {domain}, layer {layer}, "
         "but k times the sum of n is {top_k} * {tokens}",
     ),
     Check(
@@ -55,8 +58,10 @@ CHECKS = (
             coalesce(d.first, 0) AS first, coalesce(c.first, 0) AS counted_first
         FROM (SELECT * FROM domain_counts WHERE run = $run) AS d
         FULL JOIN checked_counts AS c USING (split, domain, layer, expert)
-        WHERE coalesce(d.chosen, 0) <> coalesce(c.chosen, 0) OR coalesce(d.first, 0) <> coalesce(c.first, 0)
+        WHERE EXISTS (FROM tokens WHERE run = $run) AND (
+            coalesce(d.chosen, 0) <> coalesce(c.chosen, 0) OR coalesce(d.first, 0) <> coalesce(c.first, 0)
             OR abs(coalesce(d.weight_sum, 0) - coalesce(c.weight_sum, 0)) > 1e-9 * (1 + abs(coalesce(c.weight_sum, 0)))
+        )
         """,
         "split {split}, domain {domain}, layer {layer}, expert {expert} was chosen {chosen} times and first {first} "
         "times (or has other weights), but expert_counts sum to {counted} and {counted_first}",
@@ -70,7 +75,8 @@ CHECKS = (
             SELECT split, layer, expert, sum(chosen) AS chosen, sum(first) AS first
             FROM checked_counts GROUP BY split, layer, expert
         ) AS c USING (split, layer, expert)
-        WHERE coalesce(e.chosen, 0) <> coalesce(c.chosen, 0) OR coalesce(e.first, 0) <> coalesce(c.first, 0)
+        WHERE EXISTS (FROM tokens WHERE run = $run)
+            AND (coalesce(e.chosen, 0) <> coalesce(c.chosen, 0) OR coalesce(e.first, 0) <> coalesce(c.first, 0))
         """,
         "split {split}, layer {layer}, expert {expert} was chosen {chosen} times, but expert_counts sum to {counted}",
     ),

@@ -6,7 +6,7 @@ COMMENT ON TABLE runs IS 'A row a run: one model on one corpus.';
 COMMENT ON COLUMN runs.run IS 'Name of the run, {model}/{corpus}; every table has it, and joins go by it.';
 COMMENT ON COLUMN runs.model IS 'Name of the model in the configuration.';
 COMMENT ON COLUMN runs.corpus IS 'Name of the corpus in the configuration.';
-COMMENT ON COLUMN runs.model_source IS 'Where the model comes from, as its model.json says: hub, folder or demo.';
+COMMENT ON COLUMN runs.model_source IS 'Where the model comes from, as its model.json says: hub, folder or demo; trace where its routing was recorded by others.';
 COMMENT ON COLUMN runs.model_revision IS 'Commit of the model''s repository; null for a model that has none.';
 COMMENT ON COLUMN runs.model_digest IS 'Digest of the model''s folder, which identifies its weights and tokenizer.';
 COMMENT ON COLUMN runs.corpus_digest IS 'Digest of the corpus''s documents.';
@@ -14,7 +14,7 @@ COMMENT ON COLUMN runs.plan IS 'Digest of the plan that the capture split was ca
 COMMENT ON COLUMN runs.layers IS 'L, number of MoE layers.';
 COMMENT ON COLUMN runs.experts IS 'E, experts a layer (the largest, should layers differ; see the table layers).';
 COMMENT ON COLUMN runs.top_k IS 'k, experts chosen for a token (the largest, should layers differ).';
-COMMENT ON COLUMN runs.sequence_length IS 'Tokens a sequence.';
+COMMENT ON COLUMN runs.sequence_length IS 'Tokens a sequence; null where it varies (recorded routing).';
 COMMENT ON COLUMN runs.capture_tokens IS 'Tokens of the capture split, on which tables and statistics are fitted.';
 COMMENT ON COLUMN runs.heldout_tokens IS 'Tokens of the held-out split, on which nothing is fitted.';
 COMMENT ON COLUMN runs.provenance IS 'JSON: what the run was made from. statistics.{split}: settings, versions, code digests; model: model.json; corpus: the manifest; warehouse_code.';
@@ -41,28 +41,29 @@ COMMENT ON COLUMN tokens.heldout_count IS 'Occurrences in the held-out split (n 
 COMMENT ON TABLE decisions IS 'A row a (split, domain, layer): how many decisions were counted and how many could not be.';
 COMMENT ON COLUMN decisions.tokens IS 'Decisions counted, one a token.';
 COMMENT ON COLUMN decisions.nonfinite IS 'Decisions left out because a router logit was NaN or infinite.';
+COMMENT ON COLUMN decisions.dropped IS 'Decisions that gave the token to no expert, left out too.';
 
 COMMENT ON TABLE token_stats IS 'A row a (split, domain, layer, token id) that occurs: moments of per-decision quantities. Domains pooled: v_token_stats.';
 COMMENT ON COLUMN token_stats.n IS 'Occurrences, so decisions.';
-COMMENT ON COLUMN token_stats.router_entropy_mean IS 'Mean router entropy -sum p ln p over the router''s probabilities of all E experts, in nats, 0 to ln E.';
-COMMENT ON COLUMN token_stats.router_entropy_m2 IS 'Sum of squared deviations of the router entropy from its mean, in nats squared; variance = m2 / (n - 1).';
-COMMENT ON COLUMN token_stats.confidence_mean IS 'Mean of the largest router probability, 0 to 1.';
-COMMENT ON COLUMN token_stats.confidence_m2 IS 'Sum of squared deviations of the confidence from its mean.';
-COMMENT ON COLUMN token_stats.margin_mean IS 'Mean of the probability of the k-th chosen expert minus that of the best not chosen.';
-COMMENT ON COLUMN token_stats.margin_m2 IS 'Sum of squared deviations of the margin from its mean.';
+COMMENT ON COLUMN token_stats.router_entropy_mean IS 'Mean router entropy -sum p ln p over the router''s probabilities of all E experts, in nats, 0 to ln E; null where router logits were not recorded.';
+COMMENT ON COLUMN token_stats.router_entropy_m2 IS 'Sum of squared deviations of the router entropy from its mean, in nats squared; variance = m2 / (n - 1); null where router logits were not recorded.';
+COMMENT ON COLUMN token_stats.confidence_mean IS 'Mean of the largest router probability, 0 to 1; null where router logits were not recorded.';
+COMMENT ON COLUMN token_stats.confidence_m2 IS 'Sum of squared deviations of the confidence from its mean; null where router logits were not recorded.';
+COMMENT ON COLUMN token_stats.margin_mean IS 'Mean of the probability of the k-th chosen expert minus that of the best not chosen; null where router logits were not recorded.';
+COMMENT ON COLUMN token_stats.margin_m2 IS 'Sum of squared deviations of the margin from its mean; null where router logits were not recorded.';
 
 COMMENT ON TABLE expert_counts IS 'A row a (split, domain, layer, token id, expert) with chosen > 0: exact counts. Domains pooled: v_expert_counts.';
 COMMENT ON COLUMN expert_counts.chosen IS 'c_e: decisions in which the expert was among the k chosen; their sum over experts is k n.';
-COMMENT ON COLUMN expert_counts.first IS 'f_e: decisions in which it had the largest weight; their sum over experts is n.';
+COMMENT ON COLUMN expert_counts.first IS 'f_e: decisions in which it had the largest weight; their sum over experts is n; null where weights were not recorded.';
 
 COMMENT ON TABLE expert_load IS 'A row a (split, layer, expert), domains and tokens pooled, also for experts that were never chosen.';
 COMMENT ON COLUMN expert_load.chosen IS 'Decisions in which the expert was among the k chosen.';
-COMMENT ON COLUMN expert_load.first IS 'Decisions in which it had the largest weight.';
+COMMENT ON COLUMN expert_load.first IS 'Decisions in which it had the largest weight; null where weights were not recorded.';
 COMMENT ON COLUMN expert_load.tokens IS 'N, all decisions of the layer (the same for all experts), so chosen / tokens is the share; even: k / E.';
 
 COMMENT ON TABLE domain_counts IS 'A row a (split, domain, layer, expert), tokens pooled, also for experts that were never chosen.';
 COMMENT ON COLUMN domain_counts.chosen IS 'Decisions of the domain in which the expert was among the k chosen.';
-COMMENT ON COLUMN domain_counts.first IS 'Decisions of the domain in which it had the largest weight.';
+COMMENT ON COLUMN domain_counts.first IS 'Decisions of the domain in which it had the largest weight; null where weights were not recorded.';
 COMMENT ON COLUMN domain_counts.tokens IS 'All decisions of the domain at this layer (the same for all experts).';
 
 COMMENT ON TABLE coactivation IS 'A row an ordered pair of experts of a (split, layer), domains pooled: how often both were chosen for the same token. All pairs of chosen experts count, not only neighbours in rank.';
@@ -75,14 +76,19 @@ COMMENT ON COLUMN crosslayer.next_layer IS 'The MoE layer after it, layer + 1.';
 COMMENT ON COLUMN crosslayer.expert IS 'Expert of layer.';
 COMMENT ON COLUMN crosslayer.next_expert IS 'Expert of next_layer.';
 COMMENT ON COLUMN crosslayer.chosen IS 'Tokens that chose expert at layer and next_expert at next_layer; the sum over all pairs is k squared times the tokens.';
-COMMENT ON COLUMN crosslayer.first IS 'Tokens for which they had the largest weights; the sum over all pairs is the number of tokens.';
-COMMENT ON COLUMN crosslayer.first_shuffled IS 'The same with the next layer''s decisions shuffled within each sequence: the null that keeps the text and breaks the token.';
+COMMENT ON COLUMN crosslayer.first IS 'Tokens for which they had the largest weights; the sum over all pairs is the number of tokens; null where weights were not recorded.';
+COMMENT ON COLUMN crosslayer.first_shuffled IS 'The same with the next layer''s decisions shuffled within each sequence: the null that keeps the text and breaks the token; null where weights were not recorded.';
 
 COMMENT ON TABLE repeats IS 'A row a (split, domain, layer): how often consecutive tokens of one document, within one sequence, share experts. Rates and chance levels: v_repeats.';
 COMMENT ON COLUMN repeats.pairs IS 'Pairs of consecutive tokens.';
-COMMENT ON COLUMN repeats.first_repeats IS 'Pairs with the same largest-weight expert.';
+COMMENT ON COLUMN repeats.first_repeats IS 'Pairs with the same largest-weight expert; null where weights were not recorded.';
 COMMENT ON COLUMN repeats.any_repeats IS 'Pairs whose chosen sets meet.';
 COMMENT ON COLUMN repeats.slot_overlaps IS 'Sizes of the sets'' intersections, summed over pairs.';
+
+COMMENT ON TABLE segments IS 'A row a (split, domain, layer, window length, uses): pairs of a window of consecutive tokens of a document and an expert that is used in it so often, from the traces. Rates: v_segment_predictability.';
+COMMENT ON COLUMN segments.window_length IS 'm, tokens of a window; windows overlap, every run of m consecutive tokens is one.';
+COMMENT ON COLUMN segments.uses IS 'Tokens of the window that chose the expert, 1 to m.';
+COMMENT ON COLUMN segments.cells IS 'Pairs of a window and an expert with so many uses.';
 
 COMMENT ON TABLE training IS 'A row a step of the training of a model trained by this workflow; no rows for other models.';
 COMMENT ON COLUMN training.step IS 'Training step, from 1.';
@@ -121,10 +127,10 @@ COMMENT ON COLUMN traces.sequence IS 'Number of the sequence within the split, o
 COMMENT ON COLUMN traces.position IS 'Place in the sequence, from 0.';
 COMMENT ON COLUMN traces.document IS 'Row of the corpus''s documents.parquet that the token is from.';
 COMMENT ON COLUMN traces.experts IS 'The k chosen experts, in the order that the experts module was given (not always sorted by weight).';
-COMMENT ON COLUMN traces.weights IS 'Their weights, in the same order.';
-COMMENT ON COLUMN traces.router_entropy IS 'Router entropy of the decision, in nats.';
-COMMENT ON COLUMN traces.confidence IS 'Largest router probability of the decision.';
-COMMENT ON COLUMN traces.margin IS 'Probability of the k-th chosen expert minus that of the best not chosen.';
+COMMENT ON COLUMN traces.weights IS 'Their weights, in the same order; null where not recorded.';
+COMMENT ON COLUMN traces.router_entropy IS 'Router entropy of the decision, in nats; null where not recorded.';
+COMMENT ON COLUMN traces.confidence IS 'Largest router probability of the decision; null where not recorded.';
+COMMENT ON COLUMN traces.margin IS 'Probability of the k-th chosen expert minus that of the best not chosen; null where not recorded.';
 
 COMMENT ON TABLE shard_token_stats IS 'A row a (split, shard, domain, layer, token id): token_stats before shards were merged, for leave-one-shard-out intervals; read from the shards'' files when queried, as traces is.';
 COMMENT ON COLUMN shard_token_stats.n IS 'Occurrences in the shard.';

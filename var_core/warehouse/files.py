@@ -36,7 +36,9 @@ class RunFiles:
     shard_expert_counts : mapping of str to tuple of Path, optional
         As `shard_token_stats`, for expert counts.
     documents : Path or None, optional
-        The corpus's ``documents.parquet``, where it is there.
+        ``documents.parquet`` of the corpus, or of the recording, where it is there.
+    segments : Path or None, optional
+        ``segments.parquet``, measured on the traces, where it is there.
     """
 
     run: str
@@ -52,6 +54,7 @@ class RunFiles:
     verdicts: Path | None
     shard_expert_counts: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     documents: Path | None = None
+    segments: Path | None = None
 
     @classmethod
     def in_results(
@@ -87,7 +90,9 @@ class RunFiles:
         folder = results / model / corpus
         trained = results / "models" / model / "training.csv"
         verdicts = folder / "hypotheses" / "verdicts.parquet"
-        documents = results / "corpora" / corpus / "documents.parquet"
+        segments = folder / "statistics" / "segments.parquet"
+        recorded = folder / "corpus" / "documents.parquet"
+        documents = recorded if recorded.exists() else results / "corpora" / corpus / "documents.parquet"
 
         numbers = {
             split: shards[split] if shards else _merged_shards(folder / "statistics" / split)
@@ -114,6 +119,7 @@ class RunFiles:
             verdicts=verdicts if verdicts.exists() else None,
             shard_expert_counts=captured("expert_counts"),
             documents=documents if documents.exists() else None,
+            segments=segments if segments.exists() else None,
         )
 
     def statistics_file(self, split: str, kind: str) -> Path:

@@ -90,6 +90,12 @@ def load_small(connection: Connection, files: RunFiles, provenance: Mapping[str,
             f"FROM read_parquet({literal(str(files.documents))}) ORDER BY document",
             {"run": files.run},
         )
+    if files.segments is not None:
+        connection.execute(
+            "INSERT INTO segments SELECT $run, split, domain, layer, window_length, uses, cells "
+            f"FROM read_parquet({literal(str(files.segments))}) ORDER BY ALL",
+            {"run": files.run},
+        )
     if files.training is not None:
         rows = connection.read_csv(str(files.training))
         _load_open_table(connection, files.run, "training", files.training, rows)
@@ -108,7 +114,8 @@ def _load_layers(connection: Connection, run: str, record: Mapping[str, Any]) ->
 def _load_tokens(connection: Connection, files: RunFiles) -> None:
     counted = """
         SELECT token_id, sum(n) AS n FROM token_stats
-        WHERE run = $run AND split = '{split}' AND layer = 0 GROUP BY token_id
+        WHERE run = $run AND split = '{split}' AND layer = (SELECT min(layer) FROM layers WHERE run = $run)
+        GROUP BY token_id
     """
     connection.execute(
         f"""
@@ -148,9 +155,9 @@ def _load_run(connection: Connection, files: RunFiles, provenance: Mapping[str, 
     }
     tokens = connection.execute(
         """
-        SELECT coalesce(sum(tokens + nonfinite) FILTER (split = 'capture'), 0),
-            coalesce(sum(tokens + nonfinite) FILTER (split = 'heldout'), 0)
-        FROM decisions WHERE run = $run AND layer = 0
+        SELECT coalesce(sum(tokens + nonfinite + dropped) FILTER (split = 'capture'), 0),
+            coalesce(sum(tokens + nonfinite + dropped) FILTER (split = 'heldout'), 0)
+        FROM decisions WHERE run = $run AND layer = (SELECT min(layer) FROM layers WHERE run = $run)
         """,
         {"run": files.run},
     ).fetchall()[0]

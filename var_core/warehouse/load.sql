@@ -3,12 +3,13 @@
 -- ordered, so that they come out the same every time.
 
 INSERT INTO decisions
-SELECT run, split, domain, layer, tokens, nonfinite
+SELECT run, split, domain, layer, tokens, nonfinite, dropped
 FROM loaded_layer_stats
 ORDER BY split, domain, layer;
 
 INSERT INTO repeats
-SELECT run, split, domain, layer, pairs, first_repeats, any_repeats, slot_overlaps
+-- Without weights nobody knows which choice was first; the 0 in the file is none that was counted.
+SELECT run, split, domain, layer, pairs, if(first IS NULL, NULL, first_repeats), any_repeats, slot_overlaps
 FROM loaded_layer_stats
 ORDER BY split, domain, layer;
 

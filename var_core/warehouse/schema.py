@@ -17,6 +17,7 @@ TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "coactivation": ("split", "layer", "expert", "other_expert"),
     "crosslayer": ("split", "layer", "next_layer", "expert", "next_expert"),
     "repeats": ("split", "domain", "layer"),
+    "segments": ("split", "domain", "layer", "window_length", "uses"),
     "training": ("step",),
     "hypotheses": ("hypothesis", "form", "variant", "layer", "measure"),
 }
@@ -32,8 +33,8 @@ COMMON_COLUMNS: dict[str, str] = {
     "special": "True for special tokens (BOS, EOS, …), which are no token types in the sense of H1 to H4.",
     "expert": "Expert, from 0.",
     "chosen": "Decisions in which the expert was among the k chosen.",
-    "first": "Decisions in which the expert had the largest weight.",
-    "weight_sum": "Sum of the weights that the expert was given.",
+    "first": "Decisions in which the expert had the largest weight; null where weights were not recorded.",
+    "weight_sum": "Sum of the weights that the expert was given; null where they were not recorded.",
     "shard": "Number of the shard within the split, from 0.",
 }
 """Comments on columns that mean the same in every table and view."""

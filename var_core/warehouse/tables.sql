@@ -16,7 +16,7 @@ CREATE TABLE runs (
     layers           INTEGER NOT NULL,
     experts          INTEGER NOT NULL,
     top_k            INTEGER NOT NULL,
-    sequence_length  INTEGER NOT NULL,
+    sequence_length  INTEGER,
     capture_tokens   BIGINT NOT NULL,
     heldout_tokens   BIGINT NOT NULL,
     provenance       JSON NOT NULL
@@ -54,7 +54,8 @@ CREATE TABLE decisions (
     domain     VARCHAR NOT NULL,
     layer      SMALLINT NOT NULL,
     tokens     BIGINT NOT NULL,
-    nonfinite  BIGINT NOT NULL
+    nonfinite  BIGINT NOT NULL,
+    dropped    BIGINT NOT NULL
 );
 
 CREATE TABLE token_stats (
@@ -64,12 +65,12 @@ CREATE TABLE token_stats (
     layer                SMALLINT NOT NULL,
     token_id             INTEGER NOT NULL,
     n                    BIGINT NOT NULL,
-    router_entropy_mean  DOUBLE NOT NULL,
-    router_entropy_m2    DOUBLE NOT NULL,
-    confidence_mean      DOUBLE NOT NULL,
-    confidence_m2        DOUBLE NOT NULL,
-    margin_mean          DOUBLE NOT NULL,
-    margin_m2            DOUBLE NOT NULL
+    router_entropy_mean  DOUBLE,
+    router_entropy_m2    DOUBLE,
+    confidence_mean      DOUBLE,
+    confidence_m2        DOUBLE,
+    margin_mean          DOUBLE,
+    margin_m2            DOUBLE
 );
 
 CREATE TABLE expert_counts (
@@ -80,8 +81,8 @@ CREATE TABLE expert_counts (
     token_id    INTEGER NOT NULL,
     expert      SMALLINT NOT NULL,
     chosen      BIGINT NOT NULL,
-    first       BIGINT NOT NULL,
-    weight_sum  DOUBLE NOT NULL
+    first       BIGINT,
+    weight_sum  DOUBLE
 );
 
 CREATE TABLE expert_load (
@@ -90,8 +91,8 @@ CREATE TABLE expert_load (
     layer       SMALLINT NOT NULL,
     expert      SMALLINT NOT NULL,
     chosen      BIGINT NOT NULL,
-    first       BIGINT NOT NULL,
-    weight_sum  DOUBLE NOT NULL,
+    first       BIGINT,
+    weight_sum  DOUBLE,
     tokens      BIGINT NOT NULL
 );
 
@@ -102,8 +103,8 @@ CREATE TABLE domain_counts (
     layer       SMALLINT NOT NULL,
     expert      SMALLINT NOT NULL,
     chosen      BIGINT NOT NULL,
-    first       BIGINT NOT NULL,
-    weight_sum  DOUBLE NOT NULL,
+    first       BIGINT,
+    weight_sum  DOUBLE,
     tokens      BIGINT NOT NULL
 );
 
@@ -124,8 +125,8 @@ CREATE TABLE crosslayer (
     expert          SMALLINT NOT NULL,
     next_expert     SMALLINT NOT NULL,
     chosen          BIGINT NOT NULL,
-    first           BIGINT NOT NULL,
-    first_shuffled  BIGINT NOT NULL
+    first           BIGINT,
+    first_shuffled  BIGINT
 );
 
 CREATE TABLE repeats (
@@ -134,9 +135,19 @@ CREATE TABLE repeats (
     domain         VARCHAR NOT NULL,
     layer          SMALLINT NOT NULL,
     pairs          BIGINT NOT NULL,
-    first_repeats  BIGINT NOT NULL,
+    first_repeats  BIGINT,
     any_repeats    BIGINT NOT NULL,
     slot_overlaps  BIGINT NOT NULL
+);
+
+CREATE TABLE segments (
+    run            VARCHAR NOT NULL,
+    split          VARCHAR NOT NULL,
+    domain         VARCHAR NOT NULL,
+    layer          SMALLINT NOT NULL,
+    window_length  INTEGER NOT NULL,
+    uses           INTEGER NOT NULL,
+    cells          BIGINT NOT NULL
 );
 
 -- Columns that a run's training.csv or verdicts.parquet has beyond these are added when the run is loaded.

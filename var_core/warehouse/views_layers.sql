@@ -94,11 +94,14 @@ margins AS (
 information AS (
     SELECT run, split, layer, next_layer, shuffled,
         any_value(total)::BIGINT AS tokens,
-        coalesce(
-            sum(
-                pairs / total * ln(nullif(pairs, 0)::DOUBLE * total / (here::DOUBLE * there))
-                ORDER BY expert, next_expert
-            ), 0
+        -- A sum over nothing but pairs that never occur is 0; without pairs it is not known.
+        if(
+            any_value(total) IS NULL, NULL, coalesce(
+                sum(
+                    pairs / total * ln(nullif(pairs, 0)::DOUBLE * total / (here::DOUBLE * there))
+                    ORDER BY expert, next_expert
+                ), 0
+            )
         ) AS mi
     FROM margins
     GROUP BY run, split, layer, next_layer, shuffled
@@ -154,3 +157,36 @@ COMMENT ON COLUMN v_repeats.any_repeat_chance IS '1 - C(E - k, k) / C(E, k).';
 COMMENT ON COLUMN v_repeats.slot_overlap IS 'Mean size of the intersection of the two chosen sets / k.';
 COMMENT ON COLUMN v_repeats.slot_overlap_chance IS 'k / E.';
 COMMENT ON COLUMN v_repeats.slot_overlap_by_load IS 'sum_e (chosen_e / N)^2 / k: independent choices with this load.';
+
+CREATE VIEW v_segment_predictability AS
+WITH pooled AS (
+    -- One row a layer, and one over all layers, whose layer is null.
+    SELECT run, split, domain, layer, window_length, uses, sum(cells) AS cells
+    FROM segments
+    GROUP BY GROUPING SETS (
+        (run, split, domain, layer, window_length, uses), (run, split, domain, window_length, uses),
+        (run, split, layer, window_length, uses), (run, split, window_length, uses)
+    )
+),
+named AS (
+    SELECT run, split, domain, layer, window_length, uses,
+        sum(uses * cells) OVER at_least AS hits,
+        window_length * sum(cells) OVER at_least AS named,
+        sum(uses * cells) OVER (PARTITION BY run, split, domain, layer, window_length) AS choices
+    FROM pooled
+    WINDOW at_least AS (PARTITION BY run, split, domain, layer, window_length ORDER BY uses DESC)
+)
+SELECT run, split, domain, layer, window_length,
+    any_value(choices)::BIGINT AS choices,
+    arg_max(uses, 2 * hits / (named + choices)) AS threshold,
+    max(2 * hits / (named + choices)) AS segment_predictability
+FROM named
+GROUP BY run, split, domain, layer, window_length;
+
+COMMENT ON VIEW v_segment_predictability IS 'A row a (split, domain, layer, window), with domain null over all domains and layer null over all layers: how well one set of experts serves all tokens of a window (arXiv 2505.16056). Only splits that were traced.';
+COMMENT ON COLUMN v_segment_predictability.domain IS 'Part of the corpus; null: all.';
+COMMENT ON COLUMN v_segment_predictability.layer IS 'MoE layer; null: all.';
+COMMENT ON COLUMN v_segment_predictability.window_length IS 'm, tokens of a window; every run of m consecutive tokens of a document is one.';
+COMMENT ON COLUMN v_segment_predictability.choices IS 'Experts chosen by the tokens of all windows together.';
+COMMENT ON COLUMN v_segment_predictability.threshold IS 'a: experts used at least so often in a window are named for it; the value with the best F1.';
+COMMENT ON COLUMN v_segment_predictability.segment_predictability IS 'The best F1 of named and really chosen experts.';

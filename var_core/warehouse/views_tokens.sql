@@ -71,13 +71,13 @@ WITH counted AS (
     SELECT run, split, layer, token_id,
         any_value(experts) AS experts,
         any_value(top_k) AS top_k,
-        sum(first)::BIGINT AS n,
+        (sum(chosen) // any_value(top_k))::BIGINT AS n,
         sum(chosen)::BIGINT AS slots,
         ln(sum(chosen)) - sum(chosen * ln(chosen) ORDER BY expert) / sum(chosen) AS selection_entropy,
         max(first) AS modal_first,
         max(chosen) AS modal_chosen,
         list_sort(list(chosen), 'DESC') AS descending,
-        list(expert ORDER BY first DESC, expert)[1] AS modal_expert,
+        list(expert ORDER BY first DESC, expert) FILTER (first IS NOT NULL)[1] AS modal_expert,
         count(*) AS experts_used
     FROM v_expert_counts
     JOIN layers USING (run, layer)
@@ -92,12 +92,12 @@ FROM counted
 JOIN tokens USING (run, token_id);
 
 COMMENT ON VIEW v_token_routing IS 'A row a (split, layer, token id), domains pooled: how consistently the token is routed. With c_e times chosen, f_e times first and n occurrences. All measures favour rare tokens: a token seen once has modal_share, modal_in_topk and set_recall 1; restrict n, and see v_token_recall for unseen text.';
-COMMENT ON COLUMN v_token_routing.n IS 'Occurrences, sum_e f_e.';
-COMMENT ON COLUMN v_token_routing.modal_expert IS 'Expert with the largest f_e; ties go to the lower id.';
+COMMENT ON COLUMN v_token_routing.n IS 'Occurrences, sum_e c_e / k.';
+COMMENT ON COLUMN v_token_routing.modal_expert IS 'Expert with the largest f_e; ties go to the lower id; null where weights were not recorded.';
 COMMENT ON COLUMN v_token_routing.experts_used IS 'Experts with c_e > 0.';
 COMMENT ON COLUMN v_token_routing.selection_entropy IS 'Plug-in entropy of c_e / (k n), in nats, ln k to ln E; biased low for small n.';
 COMMENT ON COLUMN v_token_routing.selection_entropy_norm IS '(selection_entropy - ln k) / (ln E - ln k): 0 always the same k experts, 1 all alike; null when k = E.';
-COMMENT ON COLUMN v_token_routing.modal_share IS 'max_e f_e / n.';
+COMMENT ON COLUMN v_token_routing.modal_share IS 'max_e f_e / n; null where weights were not recorded.';
 COMMENT ON COLUMN v_token_routing.modal_in_topk IS 'max_e c_e / n.';
 COMMENT ON COLUMN v_token_routing.set_recall IS 'Share of the k n slots on the token''s own k most used experts; chance k / E.';
 
@@ -144,17 +144,20 @@ COMMENT ON COLUMN v_vocabulary_specialization.load_limit IS 'Share of tokens tha
 CREATE VIEW v_entropy_coverage AS
 SELECT run, split, layer,
     count(*) AS types,
-    count(*) FILTER (n > 50 AND mean_router_entropy < 0.5) AS eligible_types,
+    -- Without router entropies nobody knows which are eligible: null, and not 0.
+    if(count(mean_router_entropy) = 0, NULL, count(*) FILTER (n > 50 AND mean_router_entropy < 0.5)) AS eligible_types,
     sum(n)::BIGINT AS occurrences,
-    coalesce(sum(n) FILTER (n > 50 AND mean_router_entropy < 0.5), 0)::BIGINT AS eligible_occurrences,
-    coalesce(sum(n) FILTER (n > 50 AND mean_router_entropy < 0.5), 0) / sum(n) AS coverage
+    if(
+        count(mean_router_entropy) = 0, NULL, coalesce(sum(n) FILTER (n > 50 AND mean_router_entropy < 0.5), 0)
+    )::BIGINT AS eligible_occurrences,
+    eligible_occurrences / sum(n) AS coverage
 FROM v_token_stats
 WHERE NOT special
 GROUP BY run, split, layer;
 
 COMMENT ON VIEW v_entropy_coverage IS 'A row a (split, layer): hypothesis H4 as first stated. Eligible is a token type with n > 50 and mean_router_entropy < 0.5 nats; special tokens are left out.';
 COMMENT ON COLUMN v_entropy_coverage.types IS 'Token types that occur.';
-COMMENT ON COLUMN v_entropy_coverage.eligible_types IS 'Eligible token types.';
+COMMENT ON COLUMN v_entropy_coverage.eligible_types IS 'Eligible token types; null where router logits were not recorded.';
 COMMENT ON COLUMN v_entropy_coverage.occurrences IS 'Occurrences of all these types.';
 COMMENT ON COLUMN v_entropy_coverage.eligible_occurrences IS 'Occurrences of the eligible types.';
 COMMENT ON COLUMN v_entropy_coverage.coverage IS 'eligible_occurrences / occurrences; H4 asks for more than 0.4.';

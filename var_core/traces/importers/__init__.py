@@ -1,0 +1,1 @@
+"""Reading routing that engines and other people recorded."""
