@@ -1,18 +1,19 @@
 """Counting on a CPU: the same as :mod:`var_core.statistics.by_tensors`, in one pass over the decisions."""
 
+import functools
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import torch
 
 from var_core.routing.batch import RoutedBatch, RouterLayout
-from var_core.statistics.compiled import (
-    count_layers,
-    count_sequences,
-    count_tokens,
-    decision_values,
-    first_choices,
-)
+from var_core.statistics.compiled import count_layers, count_sequences, count_tokens, decision_values, first_choices
 from var_core.statistics.layer_state import LayerState
 from var_core.statistics.quantities import Quantities, finite_logits, log_scores
+from var_core.statistics.tables import QUANTITIES
 from var_core.statistics.token_state import TokenState
 
 
@@ -25,38 +26,60 @@ def count_by_loops(
     by_token: TokenState,
     by_layer: LayerState,
 ) -> Quantities | None:
-    """Count a batch; parameters and result as :func:`var_core.statistics.by_tensors.count_by_tensors`."""
+    """Count a batch; parameters and result as :func:`var_core.statistics.by_tensors.count_by_tensors`.
+
+    Layers are shared out among as many threads as torch uses. No two of them touch the same cells, and within a
+    layer the order is that of the tokens, so the result does not depend on their number.
+    """
     width = layout.experts
     experts = batch.experts.contiguous().numpy()
     layers, tokens, slots = experts.shape
-    finite, values = _decide(batch, layout)
-    kept = finite & (experts[..., 0] < width)
+    kept = np.empty((layers, tokens), np.bool_)
+    finite = np.ones((layers, tokens), np.bool_)
+    values = np.empty((0, layers, tokens))
     weights, first = np.empty((layers, 0, slots), np.float32), np.empty((layers, 0), np.int64)
+    if batch.logits is not None:
+        finite, values = finite_logits(batch.logits, layout).numpy(), np.empty((len(QUANTITIES), layers, tokens))
+        scores = log_scores(batch.logits.float(), layout).contiguous().numpy()
+        own = np.array([layer.experts for layer in layout.layers])
     if batch.weights is not None:
         weights, first = batch.weights.float().contiguous().numpy(), np.empty((layers, tokens), np.int64)
-        first_choices(experts, weights, kept, width, first)
-    row_of, follows = rows.numpy(), continues.numpy()
-    count_tokens(
-        row_of, by_token.starts, by_token.cells, width, kept, values, experts, weights, first, *by_token.arrays()
-    )
-    counts, coactivation, next_chosen, next_first, next_first_shuffled = by_layer.arrays()
-    count_layers(experts, width, finite, kept, counts[:3], coactivation, next_chosen)
-    count_sequences(experts, first, width, kept, follows, order.numpy(), counts[3:], next_first, next_first_shuffled)
+    row_of, follows, place = rows.numpy(), continues.numpy(), order.numpy()
+    of_token, (counts, *matrices) = by_token.arrays(), by_layer.arrays()
+
+    def decide(begin: int, end: int) -> None:
+        if batch.logits is not None:
+            decision_values(begin, end, scores, experts, own, finite, *values)
+        # Empty slots come last, so the first one says whether the token went anywhere.
+        np.logical_and(finite[begin:end], experts[begin:end, :, 0] < width, out=kept[begin:end])
+        if batch.weights is not None:
+            first_choices(begin, end, experts, weights, kept, width, first)
+
+    def count(begin: int, end: int) -> None:
+        starts, cells = by_token.starts, by_token.cells
+        count_tokens(begin, end, row_of, starts, cells, width, kept, values, experts, weights, first, *of_token)
+        count_layers(begin, end, experts, width, finite, kept, counts[:3], *matrices[:2])
+        count_sequences(begin, end, experts, first, width, kept, follows, place, counts[3:], *matrices[2:])
+
+    # In two steps: what is counted at a layer depends on the decisions of the next.
+    _for_all_layers(decide, layers)
+    _for_all_layers(count, layers)
     if batch.logits is None:
         return None
     return Quantities(*(torch.from_numpy(each) for each in (*values, finite)))
 
 
-def _decide(batch: RoutedBatch, layout: RouterLayout) -> tuple[np.ndarray, np.ndarray]:
-    """Which decisions are finite, bool [L, T], and their quantities, [Q, L, T]; Q = 0 without logits."""
-    layers, tokens = batch.experts.shape[:2]
-    if batch.logits is None:
-        return np.ones((layers, tokens), np.bool_), np.empty((0, layers, tokens))
-    finite = finite_logits(batch.logits, layout).numpy()
-    scores = log_scores(batch.logits.float(), layout)
-    p = torch.softmax(scores, dim=-1)
-    values = np.empty((3, layers, tokens))
-    own = np.array([layer.experts for layer in layout.layers])
-    experts = batch.experts.contiguous().numpy()
-    decision_values(scores.contiguous().numpy(), p.numpy(), experts, own, finite, *values)
-    return finite, values
+def _for_all_layers(work: Callable[[int, int], Any], layers: int) -> None:
+    """Call `work` on ranges of layers, one in this thread and the others in threads beside it."""
+    threads = min(torch.get_num_threads(), layers)
+    borders = [layers * part // threads for part in range(threads + 1)]
+    own, *others = itertools.pairwise(borders)
+    waiting = [_pool(threads).submit(work, *layer_range) for layer_range in others]
+    work(*own)
+    for each in waiting:
+        each.result()
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads - 1, "statistics")

@@ -5,6 +5,7 @@ tensors cost E. What they do is defined by the tensor operations of the accumula
 the two to each other. Sums are taken in the order of the tokens, so results do not depend on the number of threads.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,19 +20,58 @@ Wholes = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
-def _compiled(function: _Function) -> _Function:
-    # Sums may be reordered to use vector instructions; NaN keeps its meaning.
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+# Sums may be reordered to use vector instructions; NaN keeps its meaning, but where it is known not to matter.
+_AS_WRITTEN = frozenset({"contract"})
+_REORDERED = frozenset({"reassoc", "contract", "nsz"})
+_ANY_NAN = _REORDERED | {"nnan"}
+_LN2_HIGH, _LN2_LOW = np.float32(355 / 512), np.float32(np.log(2.0) - 355 / 512)
+_LOG2_E = np.float32(1 / np.log(2.0))
+_SMALLEST = np.float32(-87.0)
+
+
+def _compiled(function: _Function, fastmath: frozenset[str] = _REORDERED) -> _Function:
+    options: dict[str, Any] = {"nogil": True, "fastmath": set(fastmath), "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # nowhere to keep the compiled code: neither beside this file nor in the user's cache
         return numba.njit(**options)(function)
 
 
+@functools.partial(_compiled, fastmath=_AS_WRITTEN)
+def _exponential(x: np.float32) -> np.float32:
+    """Exponential of a number that is at most 0, to the last digit but one, and never less than exp(-87).
+
+    Written out because loops over it become vector instructions, which calls of the C library do not:
+    e^x = 2^n e^r with |r| <= ln(2) / 2, where Taylor's polynomial of degree 7 is right to 5e-9.
+    """
+    x = _SMALLEST if x < _SMALLEST else x
+    n = np.floor(x * _LOG2_E + np.float32(0.5))
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    y = np.float32(1 / 5040)
+    y = y * r + np.float32(1 / 720)
+    y = y * r + np.float32(1 / 120)
+    y = y * r + np.float32(1 / 24)
+    y = y * r + np.float32(1 / 6)
+    y = y * r + np.float32(0.5)
+    y = y * r + np.float32(1.0)
+    y = y * r + np.float32(1.0)
+    return y * np.int32((np.int32(n) + 127) << 23).view(np.float32)
+
+
+@functools.partial(_compiled, fastmath=_ANY_NAN)
+def _largest(values: Floats) -> np.float32:
+    """Largest of some numbers; anything if one is NaN, which their sum tells."""
+    largest = values[0]
+    for place in range(1, len(values)):
+        largest = max(largest, values[place])
+    return largest
+
+
 @_compiled
 def decision_values(
+    begin: int,
+    end: int,
     scores: Floats,
-    p: Floats,
     experts: Wholes,
     own: Wholes,
     finite: Flags,
@@ -41,57 +81,56 @@ def decision_values(
 ) -> None:
     """Router entropy, confidence and margin of every decision; see :mod:`var_core.statistics.quantities`.
 
-    With s the scores and m the place of the largest, ln p_e = s_e - s_m + ln p_m, so the entropy is
-    -ln p_m - sum p_e (s_e - s_m): both terms are at least 0, and nothing cancels.
+    With s the scores, m the place of the largest, and Z = sum exp(s_e - s_m), p_e = exp(s_e - s_m) / Z, so the
+    entropy is ln Z - sum p_e (s_e - s_m): both terms are at least 0, and nothing cancels.
 
     Parameters
     ----------
-    scores, p : numpy.ndarray
-        Logarithms of the scores up to a constant, and the probabilities, [L, T, E].
+    begin, end : int
+        The layers to work on; so for all functions here.
+    scores : numpy.ndarray
+        Logarithms of the scores up to a constant, [L, T, E].
     experts : numpy.ndarray
         [L, T, k], E for an empty slot.
     own : numpy.ndarray
         Experts of each layer, [L].
     finite : numpy.ndarray
-        [L, T]; set to False where the entropy is NaN.
+        [L, T]; set to False where the entropy is not finite.
     entropy, confidence, margin : numpy.ndarray
         Results, [L, T].
     """
-    layers, tokens, width = p.shape
-    is_chosen = np.zeros(width + 1, dtype=np.bool_)
-    for layer in range(layers):
+    tokens, width = scores.shape[1:]
+    relative = np.empty(width, dtype=np.float32)
+    for layer in range(begin, end):
+        count = own[layer]
         for token in range(tokens):
-            best, peak = p[layer, token, 0], scores[layer, token, 0]
-            # Conditional expressions, not branches: which expert is largest cannot be foreseen.
-            for expert in range(1, own[layer]):
-                best = p[layer, token, expert] if p[layer, token, expert] > best else best
-                peak = scores[layer, token, expert] if scores[layer, token, expert] > peak else peak
-            spread = np.float32(0.0)
-            for expert in range(own[layer]):
-                spread += p[layer, token, expert] * (scores[layer, token, expert] - peak)
-            value = -np.log(best) - spread
-            finite[layer, token] &= value == value
-            entropy[layer, token] = 0.0 if value < 0.0 else value
-            confidence[layer, token] = best
-            smallest, others = np.float32(2.0), np.float32(0.0)
+            peak = _largest(scores[layer, token, :count])
+            total, spread = np.float32(0.0), np.float32(0.0)
+            for expert in range(count):
+                difference = scores[layer, token, expert] - peak
+                relative[expert] = _exponential(difference)
+                total += relative[expert]
+                spread += relative[expert] * difference
+            value = np.log(total) - spread / total
+            finite[layer, token] &= -np.inf < value < np.inf
+            entropy[layer, token] = value
+            confidence[layer, token] = 1.0 / total
+            smallest = np.float32(2.0) * total
             for slot in range(experts.shape[2]):
                 expert = experts[layer, token, slot]
-                is_chosen[expert] = True
                 if expert < width:
-                    smallest = p[layer, token, expert] if p[layer, token, expert] < smallest else smallest
-            for expert in range(own[layer]):
-                other = np.float32(0.0) if is_chosen[expert] else p[layer, token, expert]
-                others = other if other > others else others
-            for slot in range(experts.shape[2]):
-                is_chosen[experts[layer, token, slot]] = False
-            margin[layer, token] = smallest - others
+                    smallest = min(smallest, relative[expert])
+                    relative[expert] = 0.0
+            margin[layer, token] = (smallest - _largest(relative[:count])) / total
 
 
 @_compiled
-def first_choices(experts: Wholes, weights: Floats, kept: Flags, width: int, first: Wholes) -> None:
+def first_choices(
+    begin: int, end: int, experts: Wholes, weights: Floats, kept: Flags, width: int, first: Wholes
+) -> None:
     """The expert with the largest weight of every decision, ties to the lower id; E for what does not count."""
-    layers, tokens, slots = experts.shape
-    for layer in range(layers):
+    tokens, slots = experts.shape[1:]
+    for layer in range(begin, end):
         for token in range(tokens):
             choice, largest = experts[layer, token, 0], weights[layer, token, 0]
             for slot in range(1, slots):
@@ -103,6 +142,8 @@ def first_choices(experts: Wholes, weights: Floats, kept: Flags, width: int, fir
 
 @_compiled
 def count_tokens(
+    begin: int,
+    end: int,
     rows: Wholes,
     start: Wholes,
     cells: int,
@@ -141,7 +182,7 @@ def count_tokens(
         The state, see :class:`var_core.statistics.token_state.TokenState`.
     """
     quantities, weighted = len(values), weights.shape[1] > 0
-    for layer in range(len(kept)):
+    for layer in range(begin, end):
         for token in range(len(rows)):
             if not kept[layer, token]:
                 continue
@@ -166,7 +207,15 @@ def count_tokens(
 
 @_compiled
 def count_layers(
-    experts: Wholes, width: int, finite: Flags, kept: Flags, counts: Wholes, coactivation: Wholes, next_chosen: Wholes
+    begin: int,
+    end: int,
+    experts: Wholes,
+    width: int,
+    finite: Flags,
+    kept: Flags,
+    counts: Wholes,
+    coactivation: Wholes,
+    next_chosen: Wholes,
 ) -> None:
     """Count decisions by layer, and pairs of experts within a layer and with the next.
 
@@ -184,7 +233,7 @@ def count_layers(
         [L, E, E].
     """
     layers, tokens, slots = experts.shape
-    for layer in range(layers):
+    for layer in range(begin, end):
         for token in range(tokens):
             if not kept[layer, token]:
                 counts[2 if finite[layer, token] else 1, layer] += 1
@@ -204,6 +253,8 @@ def count_layers(
 
 @_compiled
 def count_sequences(
+    begin: int,
+    end: int,
     experts: Wholes,
     first: Wholes,
     width: int,
@@ -238,7 +289,7 @@ def count_sequences(
     layers, tokens, slots = experts.shape
     weighted, length = first.shape[1] > 0, len(order)
     is_chosen = np.zeros(width + 1, dtype=np.bool_)
-    for layer in range(layers):
+    for layer in range(begin, end):
         for token in range(tokens - 1):
             if not (continues[token] and kept[layer, token] and kept[layer, token + 1]):
                 continue

@@ -81,14 +81,14 @@ sequence (null at the last layer). What needs weights, order or text that was no
 SCHEMAS = {"token_stats": TOKEN_STATS, "expert_counts": EXPERT_COUNTS, "layer_stats": LAYER_STATS}
 
 
-def with_domain(columns: Mapping[str, object], domain: str, schema: pa.Schema) -> pa.Table:
-    """Make a table of a schema whose first column is the domain; columns that are None are null throughout."""
-    rows = len(columns["layer"])  # type: ignore[arg-type]
-    arrays = {"domain": [domain] * rows, **columns}
-    return pa.table(
-        [
-            pa.nulls(rows, field.type) if arrays[field.name] is None else pa.array(arrays[field.name], field.type)
-            for field in schema
-        ],
-        schema=schema,
-    )
+def layer_rows(schema: pa.Schema, domain: str, layer: int, columns: Mapping[str, object], rows: int) -> pa.Table:
+    """Make a table of one domain and layer; columns that are None are null throughout."""
+    constant = {"domain": domain, "layer": layer}
+    arrays = []
+    for field in schema:
+        values = columns.get(field.name)
+        if field.name in constant:
+            arrays.append(pa.repeat(pa.scalar(constant[field.name], field.type), rows))
+        else:
+            arrays.append(pa.nulls(rows, field.type) if values is None else pa.array(values, field.type))
+    return pa.table(arrays, schema=schema)

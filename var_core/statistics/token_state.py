@@ -9,7 +9,7 @@ import torch
 
 from var_core.errors import VarError
 from var_core.routing.batch import RouterLayout
-from var_core.statistics.tables import EXPERT_COUNTS, QUANTITIES, TOKEN_STATS, with_domain
+from var_core.statistics.tables import EXPERT_COUNTS, QUANTITIES, TOKEN_STATS, layer_rows
 
 _CELL_BYTES = 4 + 4 + 8  # chosen, first, weight_sum of one (token id, layer, expert)
 _MOMENT_BYTES = 8 * (1 + 2 * len(QUANTITIES))  # n, means and m2 of one (token id, layer)
@@ -215,11 +215,14 @@ class TokenState:
         logits, weights : bool
             Whether they were recorded; what is computed from them is null if not.
         """
-        token = np.arange(self.rows) if self._row_of is None else self._token_of[: self._used].cpu().numpy()
-        order = np.argsort(token)
+        seen = np.flatnonzero(self._moments[: self._used, layer, 0].cpu().numpy())
+        token = seen if self._row_of is None else self._token_of.cpu().numpy()[seen]
+        if self._row_of is not None:
+            order = np.argsort(token)
+            seen, token = seen[order], token[order]
         return {
-            "token_stats": self._token_stats(layer, domain, token, order, logits),
-            "expert_counts": self._expert_counts(layer, domain, token, order, weights),
+            "token_stats": self._token_stats(layer, domain, token, seen, logits),
+            "expert_counts": self._expert_counts(layer, domain, token, seen, weights),
         }
 
     def of_experts(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -232,29 +235,28 @@ class TokenState:
         rows = cells[: self._used * self.cells].view(self._used, self.cells)[:, first:last]
         return np.asarray(rows.cpu().numpy())
 
-    def _token_stats(self, layer: int, domain: str, token: np.ndarray, order: np.ndarray, logits: bool) -> pa.Table:
-        moments = self._moments[: self._used, layer].cpu().numpy()
-        rows = order[moments[order, 0] > 0]
-        values = moments[rows]
-        columns: dict[str, object] = {"layer": np.full(len(rows), layer), "token_id": token[rows]}
-        columns["n"] = values[:, 0].astype(np.int64)
+    def _token_stats(self, layer: int, domain: str, token: np.ndarray, rows: np.ndarray, logits: bool) -> pa.Table:
+        moments = self._moments[: self._used, layer].cpu().numpy()[rows]
+        columns: dict[str, object] = {"token_id": token, "n": moments[:, 0].astype(np.int64)}
         for column, (moment, quantity) in enumerate(itertools.product(("mean", "m2"), QUANTITIES), start=1):
-            columns[f"{quantity}_{moment}"] = values[:, column] if logits else None
-        return with_domain(columns, domain, TOKEN_STATS)
+            columns[f"{quantity}_{moment}"] = moments[:, column] if logits else None
+        return layer_rows(TOKEN_STATS, domain, layer, columns, len(rows))
 
-    def _expert_counts(self, layer: int, domain: str, token: np.ndarray, order: np.ndarray, weights: bool) -> pa.Table:
-        chosen = self._of_layer(self._chosen, layer)
-        place, expert = np.nonzero(chosen[order])
-        at = (order[place], expert)
+    def _expert_counts(self, layer: int, domain: str, token: np.ndarray, rows: np.ndarray, weights: bool) -> pa.Table:
+        def of_seen(cells: torch.Tensor) -> np.ndarray:
+            return self._of_layer(cells, layer)[rows].ravel()
+
+        chosen = of_seen(self._chosen)
+        at = np.flatnonzero(chosen)
+        row, expert = np.divmod(at, self._layout.layers[layer].experts)
         columns: dict[str, object] = {
-            "layer": np.full(len(place), layer),
-            "token_id": token[at[0]],
+            "token_id": token[row],
             "expert": expert,
             "chosen": chosen[at],
-            "first": self._of_layer(self._first, layer)[at] if weights else None,
-            "weight_sum": self._of_layer(self._weight_sum, layer)[at] if weights else None,
+            "first": of_seen(self._first)[at] if weights else None,
+            "weight_sum": of_seen(self._weight_sum)[at] if weights else None,
         }
-        return with_domain(columns, domain, EXPERT_COUNTS)
+        return layer_rows(EXPERT_COUNTS, domain, layer, columns, len(at))
 
 
 def row_bytes(layout: RouterLayout) -> int:
