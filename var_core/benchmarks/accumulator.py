@@ -19,7 +19,7 @@ SHAPES = {
 }
 _BATCHES = 64
 """131,072 tokens: about what a capture job counts between two checkpoints."""
-_OURS, _UPDATES, _COPY = "accumulator", "updates", "copy"
+_OURS, _UPDATES, _COPY, _TENSORS = "accumulator", "updates", "copy", "tensor_operations"
 _ALTERNATIVES: dict[str, Callable[[Sequence[Decisions]], Tables]] = {
     "python_welford": by_python,
     "duckdb": by_duckdb,
@@ -30,6 +30,7 @@ _SUBSET = {"python_welford": 1}
 
 WHAT = {
     _OURS: "reset, an update a batch with all statistics, and the sorted tables at the end",
+    _TENSORS: "the accumulator as it counts on a GPU, on this CPU",
     "python_welford": "Welford over dictionaries in plain Python, one decision after another, from the same logits; "
     "timed on 1 batch and scaled to all",
     "duckdb": "rows inserted into a database file batch by batch, then GROUP BY; quantities given",
@@ -57,7 +58,9 @@ class Bench:
 
     def __init__(self, shape: Shape, batches: int = _BATCHES) -> None:
         self.shape, self._batches = shape, synthetic_batches(shape, batches)
-        self._accumulator = Accumulator(shape.layout, shape.vocabulary, torch.device("cpu"))
+        self._accumulator, self._by_tensors = (
+            Accumulator(shape.layout, shape.vocabulary, torch.device("cpu"), loops=loops) for loops in (True, False)
+        )
         self.missing: dict[str, str] = {}
 
     def check(self) -> None:
@@ -75,26 +78,27 @@ class Bench:
             except ImportError as error:
                 self.missing[name] = str(error)
                 continue
-            check_same_statistics(self._accumulate(batches), found, name)
+            check_same_statistics(self._accumulate(batches, self._accumulator), found, name)
 
     def _given(self, name: str) -> Sequence[Decisions]:
         return self._batches[: _SUBSET.get(name, len(self._batches))]
 
-    def _update(self, batches: Sequence[Decisions]) -> None:
+    def _update(self, batches: Sequence[Decisions], accumulator: Accumulator) -> None:
         with torch.inference_mode():
             for index, batch in enumerate(batches):
-                self._accumulator.update(batch.tokens, batch.routed, index)
+                accumulator.update(batch.tokens, batch.routed, index)
 
-    def _accumulate(self, batches: Sequence[Decisions]) -> Tables:
-        self._accumulator.reset()
-        self._update(batches)
-        return self._accumulator.tables("synthetic")
+    def _accumulate(self, batches: Sequence[Decisions], accumulator: Accumulator) -> Tables:
+        accumulator.reset()
+        self._update(batches, accumulator)
+        return accumulator.tables("synthetic")
 
     def time(self, rounds: int) -> Times:
         """Time all ways that are there, interleaved."""
         runs: dict[str, Contender] = {
-            _OURS: lambda round_: self._accumulate(self._batches),
-            _UPDATES: lambda round_: self._update(self._batches),
+            _OURS: lambda round_: self._accumulate(self._batches, self._accumulator),
+            _TENSORS: lambda round_: self._accumulate(self._batches, self._by_tensors),
+            _UPDATES: lambda round_: self._update(self._batches, self._accumulator),
             _COPY: Copy(torch.device("cpu")),
         }
         for name, way in _ALTERNATIVES.items():
@@ -114,7 +118,7 @@ class Bench:
             "accumulator_rate": times.rate(_UPDATES, decisions, "tokens x layers a second"),
             "accumulator_share_of_bandwidth": figure(share, "ratio", "copy of 256 MB"),
         }
-        for name in _ALTERNATIVES:
+        for name in (*_ALTERNATIVES, _TENSORS):
             key = f"accumulator_over_{name}"
             if name in self.missing:
                 found[key] = not_run(self.missing[name])

@@ -7,6 +7,7 @@ of tokens. A batch is reduced where it lies: by tensor operations on a GPU, by c
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -158,11 +159,13 @@ class Accumulator:
 
     def tables_by_layer(self, domain: str) -> Iterator[dict[str, pa.Table]]:
         """The same, one layer after another, so that only one layer's rows are in memory."""
-        for layer in range(len(self.layout)):
+        for layer, shape in enumerate(self.layout.layers):
             by_token = self._tokens.tables(layer, domain, self._logits, self._weights)
+            first = weight_sum = None
+            if self._weights:
+                first, weight_sum = _by_expert(by_token["expert_counts"], shape.experts)
             if not self._by_token:
                 by_token = {kind: table.slice(0, 0) for kind, table in by_token.items()}
-            first, weight_sum = self._tokens.of_experts(layer) if self._weights else (None, None)
             yield {**by_token, "layer_stats": self._layers.table(layer, domain, first, weight_sum)}
 
     def _ids(self, tokens: TokenBatch, batch: RoutedBatch) -> torch.Tensor:
@@ -171,3 +174,12 @@ class Accumulator:
             assert tokens.token_ids is not None
             return tokens.token_ids
         return torch.zeros(batch.experts.shape[1], dtype=torch.int64, device=self.device)
+
+
+def _by_expert(counts: pa.Table, experts: int) -> tuple[np.ndarray, np.ndarray]:
+    """``first`` and ``weight_sum`` over all token ids, [E] each; sums of whole numbers are exact below 2**53."""
+    expert = counts["expert"].to_numpy()
+    first, weight_sum = (
+        np.bincount(expert, weights=counts[name].to_numpy(), minlength=experts) for name in ("first", "weight_sum")
+    )
+    return first.astype(np.int64), weight_sum

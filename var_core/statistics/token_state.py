@@ -225,16 +225,6 @@ class TokenState:
             "expert_counts": self._expert_counts(layer, domain, token, seen, weights),
         }
 
-    def of_experts(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """``first`` and ``weight_sum`` of one layer over all token ids, [E] each."""
-        first, weight_sum = (self._of_layer(cells, layer) for cells in (self._first, self._weight_sum))
-        return first.sum(axis=0, dtype=np.int64), weight_sum.sum(axis=0)
-
-    def _of_layer(self, cells: torch.Tensor, layer: int) -> np.ndarray:
-        first, last = self._bounds[layer]
-        rows = cells[: self._used * self.cells].view(self._used, self.cells)[:, first:last]
-        return np.asarray(rows.cpu().numpy())
-
     def _token_stats(self, layer: int, domain: str, token: np.ndarray, rows: np.ndarray, logits: bool) -> pa.Table:
         moments = self._moments[: self._used, layer].cpu().numpy()[rows]
         columns: dict[str, object] = {"token_id": token, "n": moments[:, 0].astype(np.int64)}
@@ -243,12 +233,15 @@ class TokenState:
         return layer_rows(TOKEN_STATS, domain, layer, columns, len(rows))
 
     def _expert_counts(self, layer: int, domain: str, token: np.ndarray, rows: np.ndarray, weights: bool) -> pa.Table:
+        first, last = self._bounds[layer]
+
         def of_seen(cells: torch.Tensor) -> np.ndarray:
-            return self._of_layer(cells, layer)[rows].ravel()
+            by_row = cells[: self._used * self.cells].view(self._used, self.cells)
+            return np.asarray(by_row[:, first:last].cpu().numpy()[rows].ravel())
 
         chosen = of_seen(self._chosen)
         at = np.flatnonzero(chosen)
-        row, expert = np.divmod(at, self._layout.layers[layer].experts)
+        row, expert = np.divmod(at, last - first)
         columns: dict[str, object] = {
             "token_id": token[row],
             "expert": expert,
