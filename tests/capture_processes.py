@@ -68,6 +68,7 @@ def main() -> None:
     importlib.import_module("captures")
     importlib.import_module("transformers.models.mixtral.modeling_mixtral")
     torch.set_num_threads(1)
+    _load_compiled_loops()
     for line in sys.stdin:
         order = json.loads(line)
         if isinstance(order, int):
@@ -76,6 +77,18 @@ def main() -> None:
             print(child, flush=True)
         else:
             os._exit(_capture(**order))
+
+
+def _load_compiled_loops() -> None:
+    import torch
+
+    from statistics_routed import random_decisions
+    from var_core.routing.batch import RouterLayout
+    from var_core.statistics.accumulator import Accumulator, TokenBatch
+
+    tokens, document, batch = random_decisions(0)
+    accumulator = Accumulator(RouterLayout.uniform(3, 6, 2), 20, torch.device("cpu"))
+    accumulator.update(TokenBatch.from_sequences(tokens, document), batch, 0)
 
 
 def _capture(
