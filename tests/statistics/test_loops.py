@@ -1,5 +1,7 @@
 """The loops that count on a CPU and the tensor operations that count on a GPU are two ways to the same numbers."""
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statistics_routed import assert_equal_within_rounding, random_decisions
+from var_core.errors import VarError
 from var_core.routing.batch import LayerRouter, RoutedBatch, RouterLayout, Scoring
+from var_core.statistics import by_loops
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.statistics.tables import SCHEMAS
 
@@ -39,6 +43,12 @@ def any_decisions(seed, scorings, drop, poison, unsorted):
     bad = torch.rand(experts.shape[:2], generator=generator) < poison
     values = torch.tensor([torch.nan, torch.inf, -torch.inf])[torch.randint(3, bad.shape, generator=generator)]
     logits[..., 1] = torch.where(bad, values, logits[..., 1])
+    if poison:
+        weights[0, 3, 0], weights[0, 4, -1] = torch.nan, torch.inf
+    for layer, scoring in enumerate(scorings):
+        if scoring == "softmax":  # as masked experts are written in some models
+            logits[layer, ::7, 0] = torch.finfo(torch.float32).min
+            logits[layer, ::11, 2] = torch.finfo(torch.bfloat16).min
     return tokens, document, RouterLayout(tuple(shapes)), RoutedBatch(logits, experts, weights)
 
 
@@ -118,3 +128,50 @@ def test_entropy_of_the_loops_is_right_to_the_precision_of_the_logits():
     log_p = torch.log_softmax(logits.double(), -1)
     torch.testing.assert_close(got.router_entropy, -(log_p.exp() * log_p).sum(-1), rtol=1e-6, atol=3e-7)
     assert (got.router_entropy >= 0).all()
+
+
+def test_masked_experts_have_no_probability():
+    logits = torch.tensor([[[1.0, 2.0, torch.finfo(torch.float32).min, torch.finfo(torch.bfloat16).min]]])
+    accumulator = Accumulator(RouterLayout.uniform(1, 4, 1), 1, CPU)
+    tokens = TokenBatch(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.bool), 1)
+    got = accumulator.update(tokens, RoutedBatch(logits, torch.tensor([[[1]]]), torch.ones(1, 1, 1)), 0)
+    p = torch.softmax(logits[0, 0, :2].double(), -1)
+    assert got.finite.all() and float(got.router_entropy) == pytest.approx(float(-(p * p.log()).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("expert", [-1, 7])
+def test_an_expert_that_is_not_there_is_refused_before_anything_is_written(expert):
+    tokens, document, batch = random_decisions(1)
+    batch.experts[1, 4, 0] = expert
+    accumulator = Accumulator(RouterLayout.uniform(3, 6, 2), 20, CPU)
+    with pytest.raises(VarError, match="MoE layer 1 chose an expert outside 0 to 5"):
+        accumulator.update(TokenBatch.from_sequences(tokens, document), batch, 0)
+    assert not any(tensor.any() for tensor in accumulator.state().values())
+
+
+def test_no_thread_counts_on_after_another_has_failed(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    counted = []
+
+    def work(begin, end):
+        if begin == 0:
+            raise MemoryError
+        time.sleep(0.2)
+        counted.append(begin)
+
+    with pytest.raises(MemoryError):
+        by_loops._for_all_layers(work, 4)
+    assert counted == [2], "the other thread was waited for"
+
+
+def test_the_number_of_threads_changes_no_bit(monkeypatch):
+    states = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        accumulator = Accumulator(RouterLayout.uniform(5, 6, 2), 20, CPU)
+        for index in range(3):
+            tokens, document, batch = random_decisions(index, layers=5)
+            accumulator.update(TokenBatch.from_sequences(tokens, document), batch, index)
+        states.append(accumulator.state())
+    for other in states[1:]:
+        assert all(torch.equal(tensor, other[name]) for name, tensor in states[0].items())

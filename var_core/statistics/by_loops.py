@@ -3,14 +3,22 @@
 import functools
 import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
 import torch
 
+from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch, RouterLayout
-from var_core.statistics.compiled import count_layers, count_sequences, count_tokens, decision_values, first_choices
+from var_core.statistics.compiled import (
+    count_layers,
+    count_sequences,
+    count_tokens,
+    decision_values,
+    finite_weights,
+    first_choices,
+)
 from var_core.statistics.layer_state import LayerState
 from var_core.statistics.quantities import Quantities, finite_logits, log_scores
 from var_core.statistics.tables import QUANTITIES
@@ -34,6 +42,7 @@ def count_by_loops(
     width = layout.experts
     experts = batch.experts.contiguous().numpy()
     layers, tokens, slots = experts.shape
+    _check_range(experts, width)
     kept = np.empty((layers, tokens), np.bool_)
     finite = np.ones((layers, tokens), np.bool_)
     values = np.empty((0, layers, tokens))
@@ -50,6 +59,7 @@ def count_by_loops(
     def decide(begin: int, end: int) -> None:
         if batch.logits is not None:
             decision_values(begin, end, scores, experts, own, finite, *values)
+        finite_weights(begin, end, weights, finite)
         # Empty slots come last, so the first one says whether the token went anywhere.
         np.logical_and(finite[begin:end], experts[begin:end, :, 0] < width, out=kept[begin:end])
         if batch.weights is not None:
@@ -69,13 +79,27 @@ def count_by_loops(
     return Quantities(*(torch.from_numpy(each) for each in (*values, finite)))
 
 
+def _check_range(experts: np.ndarray, width: int) -> None:
+    """The loops do not look where they write."""
+    if experts.size and not 0 <= experts.min() <= experts.max() <= width:
+        layer = int(np.argmax((experts < 0).any(axis=(1, 2)) | (experts > width).any(axis=(1, 2))))
+        raise VarError(
+            f"MoE layer {layer} chose an expert outside 0 to {width - 1}; its experts are not numbered as its router's "
+            "logits are, so this model is not supported"
+        )
+
+
 def _for_all_layers(work: Callable[[int, int], Any], layers: int) -> None:
     """Call `work` on ranges of layers, one in this thread and the others in threads beside it."""
     threads = min(torch.get_num_threads(), layers)
     borders = [layers * part // threads for part in range(threads + 1)]
     own, *others = itertools.pairwise(borders)
     waiting = [_pool(threads).submit(work, *layer_range) for layer_range in others]
-    work(*own)
+    try:
+        work(*own)
+    finally:
+        # Also when this thread fails: nothing may go on counting once the caller takes the state back.
+        wait(waiting)
     for each in waiting:
         each.result()
 

@@ -3,6 +3,7 @@
 This is what runs on a GPU, and what says what is counted; :mod:`var_core.statistics.by_loops` does the same on a CPU.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -92,11 +93,16 @@ def _kept(
     """Probabilities of some layers, which of their decisions are finite, and which of these count."""
     # Empty slots come last, so the first one says whether the token went anywhere.
     routed = batch.experts[layers, :, 0] < layout.experts
-    if batch.logits is None:
-        return None, torch.ones_like(routed), routed
-    logits = batch.logits[layers].transpose(1, 2).contiguous()
-    probabilities = router_probabilities(logits, RouterLayout(layout.layers[layers]))
-    return probabilities, probabilities.finite, probabilities.finite & routed
+    finite = torch.ones_like(routed)
+    if batch.weights is not None:
+        finite &= torch.isfinite(batch.weights[layers]).all(dim=-1)
+    probabilities = None
+    if batch.logits is not None:
+        logits = batch.logits[layers].transpose(1, 2).contiguous()
+        probabilities = router_probabilities(logits, RouterLayout(layout.layers[layers]))
+        probabilities = dataclasses.replace(probabilities, finite=finite & probabilities.finite)
+        finite = probabilities.finite
+    return probabilities, finite, finite & routed
 
 
 def _blocks(layout: RouterLayout, tokens: int) -> Iterator[slice]:

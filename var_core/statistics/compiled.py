@@ -39,14 +39,14 @@ def _compiled(function: _Function, fastmath: frozenset[str] = _REORDERED) -> _Fu
 
 @functools.partial(_compiled, fastmath=_AS_WRITTEN)
 def _exponential(x: np.float32) -> np.float32:
-    """Exponential of a number that is at most 0, to the last digit but one, and never less than exp(-87).
+    """Exponential of a number that is at most 0, to the last digit but one; 0 below -87, also for minus infinity.
 
     Written out because loops over it become vector instructions, which calls of the C library do not:
     e^x = 2^n e^r with |r| <= ln(2) / 2, where Taylor's polynomial of degree 7 is right to 5e-9.
     """
-    x = _SMALLEST if x < _SMALLEST else x
-    n = np.floor(x * _LOG2_E + np.float32(0.5))
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    bounded = _SMALLEST if x < _SMALLEST else x
+    n = np.floor(bounded * _LOG2_E + np.float32(0.5))
+    r = (bounded - n * _LN2_HIGH) - n * _LN2_LOW
     y = np.float32(1 / 5040)
     y = y * r + np.float32(1 / 720)
     y = y * r + np.float32(1 / 120)
@@ -55,7 +55,8 @@ def _exponential(x: np.float32) -> np.float32:
     y = y * r + np.float32(0.5)
     y = y * r + np.float32(1.0)
     y = y * r + np.float32(1.0)
-    return y * np.int32((np.int32(n) + 127) << 23).view(np.float32)
+    y *= np.int32((np.int32(n) + 127) << 23).view(np.float32)
+    return np.float32(0.0) if x < _SMALLEST else y
 
 
 @functools.partial(_compiled, fastmath=_ANY_NAN)
@@ -122,6 +123,15 @@ def decision_values(
                     smallest = min(smallest, relative[expert])
                     relative[expert] = 0.0
             margin[layer, token] = (smallest - _largest(relative[:count])) / total
+
+
+@_compiled
+def finite_weights(begin: int, end: int, weights: Floats, finite: Flags) -> None:
+    """Set decisions, [L, T], to False that have a NaN or infinite weight among their [L, T, k]."""
+    for layer in range(begin, end):
+        for token in range(weights.shape[1]):
+            for slot in range(weights.shape[2]):
+                finite[layer, token] &= -np.inf < weights[layer, token, slot] < np.inf
 
 
 @_compiled

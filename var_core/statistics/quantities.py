@@ -32,7 +32,7 @@ class Quantities:
         Smallest probability among the chosen minus largest among the others, float64; negative where the
         selection is not the top k of the probabilities.
     finite : torch.Tensor
-        False where a logit is NaN or infinite; the other quantities mean nothing there. bool.
+        False where a logit or a weight is NaN or infinite; the other quantities mean nothing there. bool.
     """
 
     router_entropy: torch.Tensor

@@ -69,9 +69,9 @@ LAYER_STATS = pa.schema(
 )
 """A row a (domain, layer).
 
-``tokens`` decisions counted; ``nonfinite`` decisions left out because a logit was NaN or infinite; ``dropped``
-decisions that gave the token to no expert, left out too; ``pairs`` consecutive tokens of one document within one
-sequence, and of these ``first_repeats``, ``any_repeats`` and the summed size of the intersections
+``tokens`` decisions counted; ``nonfinite`` decisions left out because a logit or weight was NaN or infinite;
+``dropped`` decisions that gave the token to no expert, left out too; ``pairs`` consecutive tokens of one document
+within one sequence, and of these ``first_repeats``, ``any_repeats`` and the summed size of the intersections
 ``slot_overlaps``; ``coactivation[i * E + j]`` decisions that chose both i and j (the diagonal is ``chosen``; E is
 the layer's own); ``next_*[i * E + j]`` decisions with i at this layer and j at the next one (E is the next one's),
 for all chosen pairs, for the first choices, and for the first choices with the next layer's shuffled within the
@@ -86,9 +86,9 @@ def layer_rows(schema: pa.Schema, domain: str, layer: int, columns: Mapping[str,
     constant = {"domain": domain, "layer": layer}
     arrays = []
     for field in schema:
-        values = columns.get(field.name)
         if field.name in constant:
             arrays.append(pa.repeat(pa.scalar(constant[field.name], field.type), rows))
-        else:
-            arrays.append(pa.nulls(rows, field.type) if values is None else pa.array(values, field.type))
+            continue
+        values = columns[field.name]
+        arrays.append(pa.nulls(rows, field.type) if values is None else pa.array(values, field.type))
     return pa.table(arrays, schema=schema)

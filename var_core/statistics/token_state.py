@@ -78,10 +78,10 @@ class TokenState:
             return token_ids
         new = self.new_tokens(token_ids)
         if self._used + len(new) > self.rows:
-            needed = (self._used + len(new)) * row_bytes(self._layout)
+            needed = -(-(self._used + len(new)) * row_bytes(self._layout) // 1_000_000)
             raise VarError(
                 f"capture.max_state_mb: statistics of {self.rows} token ids of this model fit into the limit, a batch "
-                f"has {self._used + len(new)}; raise it to at least {needed // 2**20 + 1}, or lower "
+                f"has {self._used + len(new)}; raise it to at least {needed}, or lower "
                 "capture.batch_sequences"
             )
         given = torch.arange(self._used, self._used + len(new), dtype=torch.int32, device=self._device)
