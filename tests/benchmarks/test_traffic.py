@@ -12,7 +12,7 @@ def test_least_bytes_counts_inputs_once_and_touched_state_twice():
     routed = RoutedBatch(torch.zeros(1, 3, 4), experts, torch.ones(1, 3, 2))
     inputs = 12 * 4 + 6 * 8 + 6 * 4 + 3 * 8
     rows, cells = 2, 5  # ids 5 and 9; (5,0) twice, (5,1), (5,2), (9,0), (9,1)
-    assert least_bytes([Decisions(tokens, routed)], experts=4) == inputs + 2 * (rows * 56 + cells * 24)
+    assert least_bytes([Decisions(tokens, routed)], experts=4) == inputs + 2 * (rows * 56 + cells * (4 + 4 + 8))
 
 
 def test_a_copy_copies_all():

@@ -33,8 +33,8 @@ WHAT = {
     _TENSORS: "the accumulator as it counts on a GPU, on this CPU",
     "python_welford": "Welford over dictionaries in plain Python, one decision after another, from the same logits; "
     "timed on 1 batch and scaled to all",
-    "duckdb": "rows inserted into a database file batch by batch, then GROUP BY; quantities given",
-    "dataframe": "rows in memory as polars data frames, then group-by; quantities given",
+    "duckdb": "quantities by tensor operations, rows inserted into a database file batch by batch, then GROUP BY",
+    "dataframe": "quantities by tensor operations, rows in memory as polars data frames, then group-by",
     "share_of_bandwidth": "bytes that the updates must move at least (inputs once, touched state twice) a second, over "
     "the bytes a second of a 256 MB copy in the same round",
 }

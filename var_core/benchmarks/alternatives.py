@@ -1,8 +1,9 @@
 """Other ways to per-token moments and expert counts: Python dictionaries, DuckDB, polars.
 
 Each takes all batches and gives two tables with the columns of :mod:`var_core.statistics.tables`, but without domain.
-DuckDB and polars are handed the quantities of every decision, computed a batch at a time; they only store and group
-rows. None of them computes the accumulator's co-activation, next-layer and repetition counts.
+For DuckDB and polars the quantities of every decision are computed a batch at a time by tensor operations, within their
+time; they store and group rows. None of them computes the accumulator's co-activation, next-layer and repetition
+counts.
 """
 
 import math

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -104,8 +106,9 @@ def _put_part(accumulator: Accumulator, folder: Path, part: int) -> int:
 def compare(shape: Shape, number: int, folder: Path, compared_ids: int = _COMPARED_IDS) -> dict[str, Any]:
     """Compare the merged tables with those of an accumulator that never spilled.
 
-    Rows of the lowest token ids are compared one by one; all other ids are one id to the second accumulator, which
-    therefore needs little memory. What is kept by layer does not depend on token ids and is compared whole.
+    Rows of the lowest token ids are compared one by one, and the sums over all; all other ids are one id to the second
+    accumulator, which therefore needs little memory. What is kept by layer does not depend on token ids and is
+    compared whole.
 
     Returns
     -------
@@ -129,10 +132,23 @@ def compare(shape: Shape, number: int, folder: Path, compared_ids: int = _COMPAR
         merged[kind] = pq.read_table(folder / "merged" / f"{kind}.parquet", filters=only)
         expected[kind] = table if only is None else table.filter(pq.filters_to_expression(only))
     check_same_statistics(expected, merged, "spilled statistics", FLOAT64)
+    _check_all_ids(folder / "merged" / "expert_counts.parquet", expected["layer_stats"])
     rows = {kind: table.num_rows for kind, table in expected.items()}
     if not all(rows.values()):
         raise VarError(f"benchmark spilled statistics: nothing to compare ({rows})")
     return {"same_rows": rows}
+
+
+def _check_all_ids(merged: Path, layer_stats: pa.Table) -> None:
+    """Check that the merged counts, over all token ids, add up to those of the layers."""
+    counts = pq.read_table(merged, columns=["layer", "expert", "chosen", "first"]).group_by(["layer", "expert"])
+    sums = counts.aggregate([("chosen", "sum"), ("first", "sum")])
+    for name in ("chosen", "first"):
+        expected = np.array(layer_stats[name].to_pylist())
+        found = np.zeros_like(expected)
+        found[sums["layer"].to_numpy(), sums["expert"].to_numpy()] = sums[f"{name}_sum"].to_numpy()
+        if not np.array_equal(found, expected):
+            raise VarError(f"benchmark spilled statistics: {name} over all token ids is not that of the layers")
 
 
 def spilled(shape: Shape = SHAPE, number: int = BATCHES, limit: int = LIMIT) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from var_core.benchmarks.decisions import Decisions
 _COPIED_BYTES = 256 << 20
 _BYTES_PER_TOKEN_ROW = 8 * 7
 """n, and mean and m2 of three quantities."""
-_BYTES_PER_EXPERT_CELL = 8 * 3
+_BYTES_PER_EXPERT_CELL = 4 + 4 + 8
 """Times chosen, times first, sum of weights."""
 
 
