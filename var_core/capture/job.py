@@ -142,6 +142,7 @@ class _Job:
             code=code,
             versions={name: importlib.metadata.version(name) for name in ("torch", "transformers")},
             content=tokens.provenance["content"],
+            trace=outputs.trace,
         )
         limit = None if config.max_state_mb is None else config.max_state_mb * 1_000_000
         accumulator = Accumulator(identified.layout, loaded.vocabulary, self._device, config.seed, limit)
