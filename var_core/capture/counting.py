@@ -40,7 +40,7 @@ class Counting:
     ) -> None:
         self.accumulator = accumulator
         self._tokens, self._batches, self._config, self._trace = tokens, batches, config, trace
-        self._length = tokens.input_ids.shape[1]
+        self._length = tokens.length
         self._at_once = Halving(config.batch_sequences, self._length, accumulator.device)
 
     def count(self, batch: Batch, routed: RoutedBatch, parts: Parts) -> None:
@@ -68,7 +68,7 @@ class Counting:
 
     def make_room(self, batch: Batch, progress: Progress, parts: Parts) -> None:
         """Put statistics on disk if a batch's would not fit beside them; a matter of the tokens alone."""
-        token_ids = self._on_device(self._tokens.input_ids, slice(batch.start, batch.stop)).flatten()
+        token_ids = self._on_device(self._tokens.rows(batch.start, batch.stop).input_ids).flatten()
         if not parts.hold_all and not self.accumulator.has_room(token_ids):
             _LOGGER.info("statistics before batch %d put on disk, to stay under capture.max_state_mb", batch.index)
             self.put_away(batch.domain, progress, parts)
@@ -88,9 +88,8 @@ class Counting:
         """Count some rows of a batch; pairs are within sequences, so cutting between these loses none."""
         first = rows.start - batch.start
         routed = of_tokens(routed, slice(first * self._length, (rows.stop - batch.start) * self._length))
-        tokens = TokenBatch.from_sequences(
-            self._on_device(self._tokens.input_ids, rows), self._on_device(self._tokens.document, rows)
-        )
+        read = self._tokens.rows(rows.start, rows.stop)
+        tokens = TokenBatch.from_sequences(self._on_device(read.input_ids), self._on_device(read.document))
         # A batch that is counted whole has its own number; further pieces have numbers that no batch has.
         shuffle_index = batch.index + first * self._batches
         with torch.inference_mode():
@@ -98,9 +97,9 @@ class Counting:
         if self._trace:
             parts.add_trace(
                 trace_rows(
-                    self._tokens.sequence[rows],
-                    self._tokens.input_ids[rows],
-                    self._tokens.document[rows],
+                    read.sequence,
+                    read.input_ids,
+                    read.document,
                     batch.domain,
                     routed,
                     quantities,
@@ -108,5 +107,5 @@ class Counting:
                 )
             )
 
-    def _on_device(self, array: np.ndarray, rows: slice) -> torch.Tensor:
-        return torch.from_numpy(array[rows].astype(np.int64)).to(self.accumulator.device)
+    def _on_device(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.int64)).to(self.accumulator.device)
