@@ -87,7 +87,7 @@ def capture_shard(
             loaded = load_base_model(model_record, model_config, device=config.device)
             _check_lengths(tokens, loaded)
             job = _Job(tokens, loaded, model_config, config, outputs, shards, code)
-        with stop:
+        with stop, out_of_memory_in_one_line("keeping the statistics or putting them on disk"):
             job.run(lock, stop)
 
 
@@ -269,4 +269,4 @@ class _Job:
         """Decide first, then count: what fails before the first count has changed nothing, and is simply repeated."""
         rows = slice(batch.start, batch.stop)
         pieces = self._forwards.map(lambda piece: self._forward(piece, recorder), rows, "the forward pass")
-        self._counting.count(batch, joined(pieces), parts)
+        self._counting.count(batch, pieces, parts)
