@@ -119,6 +119,23 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path, shard, model,
     assert not list((tmp_path / "out" / ".state").iterdir())
 
 
+@pytest.mark.parametrize("traced", [False, True], ids=["a trace is wanted now", "no trace is wanted any more"])
+def test_a_checkpoint_without_the_trace_s_rows_is_not_continued_with_them(tmp_path, shard, model, traced):
+    """A checkpoint holds no decisions one by one that nobody asked for: the trace would lack its batches."""
+    with interrupted_at(3):
+        capture(shard, model, tmp_path / "out", trace=traced)
+    outputs = capture(shard, model, tmp_path / "out", trace=not traced)
+    assert contents(outputs) == contents(capture(shard, model, tmp_path / "whole", trace=not traced))
+    assert not list((tmp_path / "out" / ".state").iterdir())
+
+
+def test_shards_of_a_split_may_differ_in_whether_they_are_traced(tmp_path, shard, model):
+    traced, plain = (
+        capture(shard, model, tmp_path / str(trace), trace=trace).path("token_stats") for trace in (True, False)
+    )
+    assert traced.read_bytes() == plain.read_bytes(), "statistics and the plan in their provenance"
+
+
 def test_a_foreign_checkpoint_in_the_state_folder_is_refused(tmp_path, shard, model):
     other = write_shard(tmp_path / "corpus" / "other.parquet", seed=1)
     for path, folder in ((shard, "out"), (other, "other")):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captures import CONFIG, LENGTH, assert_same_up_to_rounding, capture, contents, write_shard
-from var_core.capture import job
+from var_core.capture import job, memory
 from var_core.capture.memory import Halving, is_out_of_memory, joined, of_tokens, out_of_memory_in_one_line
 from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch
@@ -110,6 +110,36 @@ def test_counting_that_fails_over_one_sequence_ends_the_job(tmp_path, shard, mod
     monkeypatch.setattr(Accumulator, "update", fail)
     with pytest.raises(VarError, match=r"memory of cpu ran out in counting over 1 sequence of 16 tokens"):
         capture(shard, model, tmp_path / "out")
+
+
+def test_pieces_that_cannot_be_joined_are_counted_one_by_one(tmp_path, shard, model, monkeypatch, caplog):
+    whole = capture(shard, model, tmp_path / "whole", WIDE)
+    models_that_hold(monkeypatch, 2, ERRORS[0])
+
+    def join_or_fail(pieces):
+        if len(pieces) > 1:
+            raise ERRORS[0]
+        return joined(pieces)
+
+    monkeypatch.setattr(memory, "joined", join_or_fail)
+    caplog.set_level("INFO")
+    assert_same_up_to_rounding(whole, capture(shard, model, tmp_path / "pieces", WIDE), shuffled_alike=False)
+    assert caplog.text.count("ran out in joining the decisions of 3 pieces; they are counted one by one") == 2
+
+
+@pytest.mark.parametrize("where", ["has_room", "tables_by_layer", "state"])
+def test_memory_that_runs_out_beside_the_counting_is_one_line(tmp_path, shard, model, monkeypatch, where):
+    def fail(self, *arguments):
+        raise ERRORS[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Accumulator, where, fail)
+        with pytest.raises(
+            VarError, match=r"memory ran out in keeping the statistics .*; lower sequences\.length"
+        ) as caught:
+            capture(shard, model, tmp_path / "out")
+    assert "\n" not in str(caught.value) and "capture.max_state_mb" in str(caught.value)
+    assert contents(capture(shard, model, tmp_path / "out")) == contents(capture(shard, model, tmp_path / "whole"))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, shard, model, monkeypatch):

@@ -1,6 +1,7 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from var_core.config.capture import Shards
 from var_core.config.corpus import MaxTokens, SequencesConfig
 from var_core.corpus.schema import VOCABULARY
 from var_core.corpus.sharding import write_token_shards
-from var_core.corpus.shards import read_token_shard
+from var_core.corpus.shards import TokenShard
 from var_core.corpus.tokenise import DocumentTokenizer, tokenised_documents
 from var_core.errors import VarError
 
@@ -38,7 +39,7 @@ def write(tmp_path, small_documents, tokenizer_folder):
         )
         manifest = json.loads((output / "manifest.json").read_text())
         names = {split: [shard["file"] for shard in manifest["splits"][split]["shards"]] for split in SPLITS}
-        return {split: [read_token_shard(output / name) for name in names[split]] for split in SPLITS}, manifest
+        return {split: [whole(output / name) for name in names[split]] for split in SPLITS}, manifest
 
     return run
 
@@ -54,6 +55,27 @@ def lines(small_documents, tokenizer_folder):
             tokens.extend(batch.tokens.tolist())
             owners.extend(np.repeat(batch.documents, batch.lengths).tolist())
     return found
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All of a shard."""
+
+    provenance: dict
+    domain: np.ndarray
+    sequence: np.ndarray
+    input_ids: np.ndarray
+    document: np.ndarray
+
+
+def whole(path):
+    shard = TokenShard(path)
+    places = [np.flatnonzero(shard.domain == domain) for domain in sorted(set(shard.domain))]
+    pieces = [shard.rows(int(place[0]), int(place[-1]) + 1) for place in places]
+    columns = [
+        np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("sequence", "input_ids", "document")
+    ]
+    return Whole(shard.provenance, shard.domain, *columns)
 
 
 def rows_of(shards, domain):

@@ -65,7 +65,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "deepseek_ocr2": ("DeepseekOcr2TextConfig", {"mlp_layer_types": _SPARSE}),
-    "deepseek_v2": ("DeepseekV2Config", {}),
+    "deepseek_v2": ("DeepseekV2Config", {"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1}),
     "deepseek_v3": ("DeepseekV3Config", {}),
     "deepseek_v32": ("DeepseekV32Config", {}),
     "deepseek_v4": ("DeepseekV4Config", {}),
@@ -175,3 +175,20 @@ SITES = {
 
 EXCLUDED = {"ernie4_5_vl_moe": ("*.vision_moe.experts",)}
 """Layers that text does not reach, of the families that keep them beside those for text."""
+
+_SIGMOID = (
+    "afmoe", "axk1", "axk2", "bailing_hybrid", "beam", "deepseek_v3", "deepseek_v32", "dots1", "dots3_note",
+    "exaone_moe", "flint", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next", "glm_moe_dsa", "hy_v3", "hy_v4",
+    "inkling", "inkling2", "kimi_linear", "kolibri1", "laguna", "lfm2_moe", "llama4", "mimo_v2_flash", "minimax_m2",
+    "minimax_m3_vl", "muse_spark", "nemotron_h", "solar_open", "step3p7",
+)  # fmt: skip
+SCORINGS = {
+    **dict.fromkeys(FAMILIES, "softmax"),
+    **dict.fromkeys(_SIGMOID, "sigmoid"),
+    **dict.fromkeys(("diffusion_gemma", "gemma4"), "probabilities"),
+    "deepseek_v4": "sqrtsoftplus",
+}
+"""What each family's modelling code applies to its router's logits, at the tiny configuration."""
+
+BASES = {**dict.fromkeys(FAMILIES, "fitted"), "phimoe": "assumed", "hunyuan_v1_moe": "fitted/assumed"}
+"""Whether the weights can tell the scoring: not where they are no function of it, or always 1."""

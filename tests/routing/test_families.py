@@ -7,7 +7,7 @@ import torch
 from accelerate import disk_offload
 
 from moe_families.build import build_family, tokens
-from moe_families.configs import EXCLUDED, FAMILIES
+from moe_families.configs import BASES, EXCLUDED, FAMILIES, SCORINGS
 from moe_families.matrix import Row, permute_and_force, run
 from moe_families.page import EXACT, render, rows
 from moe_families.wholes import WHOLES
@@ -40,6 +40,8 @@ def test_family(results, family):
     assert row.refused is None
     assert row.sites == row.expected_sites
     assert row.in_order
+    assert row.scoring == SCORINGS[family], "the family's own formula"
+    assert row.basis == BASES[family]
     assert row.wrapped is (True if family in WHOLES else None)
     assert row.recombination < EXACT
     assert row.reader == ("adapter" if family in ADAPTED else "contract")

@@ -111,3 +111,31 @@ def test_logits_that_are_nowhere_finite_ask_for_a_wider_dtype(site, logits):
     broken = RoutedBatch(torch.full_like(logits, float("nan")), batch.experts, batch.weights)
     with pytest.raises(VarError, match=r"no finite logits for any of 200 tokens; .*models\.<name>\.dtype"):
         identify_layout(site, broken)
+
+
+@pytest.mark.parametrize("outside", [-1, E, E + 1, 1 << 40])
+def test_experts_that_the_router_has_no_outcome_for_are_refused_by_name(site, logits, outside):
+    """The index E with a weight is a shared expert among the routed ones; without, it is an empty slot."""
+    batch = batch_of(logits, logits.softmax(-1))
+    batch.experts[0, 7, 1] = outside
+    message = (
+        rf"MoE layer layers\.0\.mlp\.experts was given expert {outside}, but router .*gate has only outcomes 0 to 7"
+    )
+    with pytest.raises(VarError, match=message) as caught:
+        identify_layout(site, batch)
+    assert "\n" not in str(caught.value)
+
+
+def test_experts_beyond_a_narrow_layer_s_own_are_refused_too(logits):
+    sites = find_sites(build_family("mixtral"))[:2]
+    scores = logits.softmax(-1)
+    wide, narrow = batch_of(logits, scores), batch_of(logits[..., :4], scores[..., :4])
+    parts = {
+        "logits": torch.cat([wide.logits, torch.nn.functional.pad(narrow.logits, (0, 4), value=float("-inf"))]),
+        "experts": torch.cat([wide.experts, narrow.experts]),
+        "weights": torch.cat([wide.weights, narrow.weights]),
+    }
+    assert [router.experts for router in identify_layout(sites, RoutedBatch(**parts)).layout.layers] == [E, 4]
+    parts["experts"][1, 3, 0] = 5
+    with pytest.raises(VarError, match=r"MoE layer layers\.1\.mlp\.experts was given expert 5, .* outcomes 0 to 3"):
+        identify_layout(sites, RoutedBatch(**parts))

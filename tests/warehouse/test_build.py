@@ -124,7 +124,7 @@ def test_a_build_that_is_killed_leaves_the_old_file_and_the_next_one_cleans_up(p
         from var_core.warehouse import build
         from var_core.warehouse.files import RunFiles
 
-        def stop_here(connection, run):
+        def stop_here(connection, run, traced):
             connection.execute("CREATE TABLE ballast AS SELECT range AS i FROM range(100000)")
             print("loaded", flush=True)
             time.sleep(60)

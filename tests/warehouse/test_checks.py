@@ -1,5 +1,7 @@
 """Tables that disagree are refused, naming run and table."""
 
+import dataclasses
+
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -28,7 +30,7 @@ def load_and_check(files):
         create_parquet_views(connection, [files])
         load_large(connection, files)
         load_small(connection, files, check_provenance(files), "c0de")
-        check_run(connection, files.run)
+        check_run(connection, files.run, files.traced_splits)
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def test_a_sound_run_passes(build):
 
 
 def test_building_a_database_checks_it(sound, tmp_path, monkeypatch):
-    def refuse(connection, run):
+    def refuse(connection, run, traced):
         raise VarError(f"run {run} was checked")
 
     monkeypatch.setattr("var_core.warehouse.build.check_run", refuse)
@@ -134,6 +136,16 @@ def test_a_trace_that_is_cut_short(build, sound):
                 sound.traces["heldout"][1]: lambda table: table.slice(1),
             }
         )
+
+
+def test_a_trace_without_any_row(build, sound):
+    empty = {path: lambda table: table.slice(0, 0) for path in sound.traces["heldout"]}
+    with pytest.raises(VarError, match="table traces: split heldout has 0 rows, but 192 decisions"):
+        build(empty)
+
+
+def test_a_split_that_was_not_traced_needs_no_rows(sound):
+    load_and_check(dataclasses.replace(sound, traces={"heldout": sound.traces["heldout"], "capture": ()}))
 
 
 def test_decisions_that_were_not_finite_are_no_fault(build, sound):

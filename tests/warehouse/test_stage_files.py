@@ -74,8 +74,9 @@ def test_they_pass_all_checks_and_answer_questions(results):
 
 
 def test_decisions_that_were_left_out_are_counted_as_such(results):
-    with open_run(RunFiles.in_results(results, "m", "c")) as connection:
-        check_run(connection, "m/c")
+    files = RunFiles.in_results(results, "m", "c")
+    with open_run(files) as connection:
+        check_run(connection, "m/c", files.traced_splits)
         left_out = "SELECT layer, sum(tokens), sum(nonfinite) FROM decisions WHERE split = 'capture' GROUP BY layer"
         assert connection.execute(left_out + " ORDER BY layer").fetchall() == [(0, 120, 0), (1, 116, 4), (2, 120, 0)]
         assert connection.execute("SELECT capture_tokens, heldout_tokens FROM runs").fetchall() == [(120, 120)]

@@ -7,7 +7,7 @@ import torch
 
 from var_core.capture.batches import Batch
 from var_core.capture.checkpoint import Progress
-from var_core.capture.memory import Halving, SpoiltStateError, is_out_of_memory, of_tokens
+from var_core.capture.memory import Halving, SpoiltStateError, is_out_of_memory, joined_if_it_fits, of_tokens
 from var_core.capture.outputs import Parts
 from var_core.config.capture import CaptureConfig
 from var_core.corpus.shards import TokenShard
@@ -40,11 +40,20 @@ class Counting:
     ) -> None:
         self.accumulator = accumulator
         self._tokens, self._batches, self._config, self._trace = tokens, batches, config, trace
-        self._length = tokens.input_ids.shape[1]
+        self._length = tokens.length
         self._at_once = Halving(config.batch_sequences, self._length, accumulator.device)
 
-    def count(self, batch: Batch, routed: RoutedBatch, parts: Parts) -> None:
+    def count(self, batch: Batch, decided: list[RoutedBatch], parts: Parts) -> None:
         """Count a batch's decisions.
+
+        Parameters
+        ----------
+        batch : Batch
+            Whose they are.
+        decided : list of RoutedBatch
+            The decisions, in one piece or, where memory has run out over the batch, in several, in order.
+        parts : Parts
+            Take the trace.
 
         Raises
         ------
@@ -56,9 +65,12 @@ class Counting:
         """
         tried = 0
         try:
-            for rows in self._at_once.pieces(slice(batch.start, batch.stop)):
-                tried = rows.stop - rows.start
-                self._count_rows(batch, rows, routed, parts)
+            stop = batch.start
+            for routed in joined_if_it_fits(decided):
+                start, stop = stop, stop + routed.experts.shape[1] // self._length
+                for rows in self._at_once.pieces(slice(start, stop)):
+                    tried = rows.stop - rows.start
+                    self._count_rows(batch, rows, of_tokens(routed, self._tokens_of(rows, start)), parts)
             return
         except Exception as error:
             if not is_out_of_memory(error):
@@ -68,7 +80,7 @@ class Counting:
 
     def make_room(self, batch: Batch, progress: Progress, parts: Parts) -> None:
         """Put statistics on disk if a batch's would not fit beside them; a matter of the tokens alone."""
-        token_ids = self._on_device(self._tokens.input_ids, slice(batch.start, batch.stop)).flatten()
+        token_ids = self._on_device(self._tokens.rows(batch.start, batch.stop).input_ids).flatten()
         if not parts.hold_all and not self.accumulator.has_room(token_ids):
             _LOGGER.info("statistics before batch %d put on disk, to stay under capture.max_state_mb", batch.index)
             self.put_away(batch.domain, progress, parts)
@@ -85,22 +97,19 @@ class Counting:
         return [sum(pair) for pair in zip(progress.nonfinite or [0] * len(counts), counts, strict=True)]
 
     def _count_rows(self, batch: Batch, rows: slice, routed: RoutedBatch, parts: Parts) -> None:
-        """Count some rows of a batch; pairs are within sequences, so cutting between these loses none."""
-        first = rows.start - batch.start
-        routed = of_tokens(routed, slice(first * self._length, (rows.stop - batch.start) * self._length))
-        tokens = TokenBatch.from_sequences(
-            self._on_device(self._tokens.input_ids, rows), self._on_device(self._tokens.document, rows)
-        )
+        """Count the decisions about some rows; pairs are within sequences, so cutting between these loses none."""
+        read = self._tokens.rows(rows.start, rows.stop)
+        tokens = TokenBatch.from_sequences(self._on_device(read.input_ids), self._on_device(read.document))
         # A batch that is counted whole has its own number; further pieces have numbers that no batch has.
-        shuffle_index = batch.index + first * self._batches
+        shuffle_index = batch.index + (rows.start - batch.start) * self._batches
         with torch.inference_mode():
             quantities = self.accumulator.update(tokens, routed, shuffle_index)
         if self._trace:
             parts.add_trace(
                 trace_rows(
-                    self._tokens.sequence[rows],
-                    self._tokens.input_ids[rows],
-                    self._tokens.document[rows],
+                    read.sequence,
+                    read.input_ids,
+                    read.document,
                     batch.domain,
                     routed,
                     quantities,
@@ -108,5 +117,9 @@ class Counting:
                 )
             )
 
-    def _on_device(self, array: np.ndarray, rows: slice) -> torch.Tensor:
-        return torch.from_numpy(array[rows].astype(np.int64)).to(self.accumulator.device)
+    def _tokens_of(self, rows: slice, first: int) -> slice:
+        """Places of the rows' tokens among those of the rows from `first` on."""
+        return slice((rows.start - first) * self._length, (rows.stop - first) * self._length)
+
+    def _on_device(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.int64)).to(self.accumulator.device)

@@ -17,7 +17,7 @@ from var_core.capture.plan import CapturePlan, result_settings, site_records
 from var_core.capture.stopping import StoppedError, StopRequest
 from var_core.config.capture import CaptureConfig
 from var_core.config.models import ModelConfig, PretrainedModel
-from var_core.corpus.shards import TokenShard, position_ids, read_token_shard
+from var_core.corpus.shards import TokenShard, position_ids
 from var_core.errors import VarError
 from var_core.models.loading import LoadedModel, load_base_model
 from var_core.progress import Progress as ProgressBar
@@ -47,6 +47,10 @@ def capture_shard(
     Interrupted, it continues from its last checkpoint when called again with the same arguments: nothing is
     counted twice, and the files are byte for byte those of an undisturbed run (on the CPU, with the same number
     of threads, where memory did not run out: a batch that had to be halved may differ in the last digits of floats).
+
+    Memory does not grow with the shard: its tokens are read a row group (about a million tokens) at a time. What a
+    model's vocabulary and layers need for statistics comes on top, see ``capture.max_state_mb``; so do up to a million
+    trace rows.
 
     Parameters
     ----------
@@ -78,26 +82,26 @@ def capture_shard(
     # Before the model is loaded, so that a process that has to wait holds no memory meanwhile.
     with ShardLock(outputs.lock, config.lock_stale_s, config.lock_wait_s) as lock:
         outputs.remove_asides()
-        tokens = read_token_shard(shard)
+        tokens = TokenShard(shard)
         with out_of_memory_in_one_line("loading the model and trying it on 1 sequence"):
             loaded = load_base_model(model_record, model_config, device=config.device)
-            _check_lengths(tokens, loaded, shard)
-            job = _Job(tokens, loaded, model_config, config, outputs, shards, code, shard)
-        with stop:
+            _check_lengths(tokens, loaded)
+            job = _Job(tokens, loaded, model_config, config, outputs, shards, code)
+        with stop, out_of_memory_in_one_line("keeping the statistics or putting them on disk"):
             job.run(lock, stop)
 
 
-def _check_lengths(tokens: TokenShard, loaded: LoadedModel, shard: Path) -> None:
-    length = tokens.input_ids.shape[1]
+def _check_lengths(tokens: TokenShard, loaded: LoadedModel) -> None:
+    length = tokens.length
     if loaded.max_positions is not None and length > loaded.max_positions:
         raise VarError(
             f"sequences.length: {length} tokens are more than the {loaded.max_positions} positions of model "
             f"{loaded.name}; lower it to at most {loaded.max_positions}"
         )
-    largest, vocabulary = int(tokens.input_ids.max()), loaded.vocabulary
+    largest, vocabulary = tokens.largest_token, loaded.vocabulary
     if largest >= vocabulary:
         raise VarError(
-            f"{shard}: token id {largest} is outside the {vocabulary} token ids of model {loaded.name}; "
+            f"{tokens.path}: token id {largest} is outside the {vocabulary} token ids of model {loaded.name}; "
             "the shard was made with another tokenizer, run the corpus stage again"
         )
 
@@ -114,14 +118,11 @@ class _Job:
         outputs: CaptureOutputs,
         shards: int,
         code: str,
-        shard: Path,
     ) -> None:
         self._tokens, self._loaded, self._config, self._outputs = tokens, loaded, config, outputs
-        self._shard = shard
         self._device = loaded.device
-        self._positions = position_ids(tokens.document)
         self._isolated = bool(tokens.provenance["isolate_documents"])
-        self._batches = plan_batches(np.asarray(tokens.domain), config.batch_sequences)
+        self._batches = plan_batches(tokens.domain, config.batch_sequences)
         self._sites = find_sites(
             loaded.model, model_config.exclude_sites if isinstance(model_config, PretrainedModel) else ()
         )
@@ -137,16 +138,17 @@ class _Job:
             corpus=tokens.provenance["corpus"],
             config=result_settings(config, loaded.dtype, loaded.quantisation, self._isolated),
             sites=site_records(self._sites, identified),
-            sequence_length=tokens.input_ids.shape[1],
+            sequence_length=tokens.length,
             vocabulary=loaded.vocabulary,
             code=code,
             versions={name: importlib.metadata.version(name) for name in ("torch", "transformers")},
             content=tokens.provenance["content"],
+            trace=outputs.trace,
         )
         limit = None if config.max_state_mb is None else config.max_state_mb * 1_000_000
         accumulator = Accumulator(identified.layout, loaded.vocabulary, self._device, config.seed, limit)
         self._counting = Counting(accumulator, tokens, len(self._batches), config, outputs.trace)
-        self._forwards = Halving(config.batch_sequences, tokens.input_ids.shape[1], self._device)
+        self._forwards = Halving(config.batch_sequences, tokens.length, self._device)
 
     def run(self, lock: ShardLock, stop: StopRequest) -> None:
         """Capture all batches that are left and write the final files."""
@@ -160,7 +162,7 @@ class _Job:
                 parts = self._capture_rest(state, stop)
             except SpoiltStateError as spoilt:
                 _LOGGER.warning("%s: back to the last checkpoint", spoilt)
-        parts.assemble(self._outputs, {**self._plan.provenance(), "tokens": self._tokens.input_ids.size})
+        parts.assemble(self._outputs, {**self._plan.provenance(), "tokens": self._tokens.tokens})
         state.remove()
         for other in self._outputs.other_state_folders(digest):
             CheckpointFolder(other, "").remove()
@@ -190,7 +192,7 @@ class _Job:
         title = f"capture {self._plan.run} {self._plan.split} {self._plan.shard}"
         with (
             Recorder(self._sites) as recorder,
-            ProgressBar(self._tokens.input_ids.size, "token", title, tokens_done) as bar,
+            ProgressBar(self._tokens.tokens, "token", title, tokens_done) as bar,
         ):
             for batch in self._batches[progress.batches :]:
                 self._counting.make_room(batch, progress, parts)
@@ -227,18 +229,19 @@ class _Job:
                 f"{counts[s.layer]} at layer {s.layer} ({s.path})" for s in self._sites if counts[s.layer]
             )
             raise VarError(
-                f"{self._shard}: decisions with NaN or infinite router logits: {named}; they are never averaged in. "
-                "Load the model in a wider dtype (models.<name>.dtype), or allow them with capture.max_nonfinite "
+                f"{self._tokens.path}: decisions with NaN or infinite router logits: {named}; they are never averaged "
+                "in. Load the model in a wider dtype (models.<name>.dtype), or allow them with capture.max_nonfinite "
                 f"(now {self._config.max_nonfinite})"
             )
 
     def _tokens_of(self, batch: Batch) -> int:
-        return (batch.stop - batch.start) * self._tokens.input_ids.shape[1]
+        return (batch.stop - batch.start) * self._tokens.length
 
     def _forward(self, rows: slice, recorder: Recorder) -> RoutedBatch:
         """Run the model over some sequences; no LM head, no cache of keys and values."""
-        input_ids = torch.from_numpy(self._tokens.input_ids[rows].astype(np.int64)).to(self._device)
-        positions = torch.from_numpy(self._positions[rows]).to(self._device) if self._isolated else None
+        read = self._tokens.rows(rows.start, rows.stop)
+        input_ids = torch.from_numpy(read.input_ids.astype(np.int64)).to(self._device)
+        positions = torch.from_numpy(position_ids(read.document)).to(self._device) if self._isolated else None
         recorder.forget()  # what a pass that failed has left
         with torch.inference_mode():
             self._loaded.model(**text_inputs(self._loaded.model, input_ids, positions))
@@ -246,7 +249,7 @@ class _Job:
 
     def _probe(self, tokens: int) -> torch.Tensor:
         """Token ids to look at the model with: the same for all shards, so that they agree on what they see."""
-        return probe_tokens(self._loaded.vocabulary, tokens, self._tokens.input_ids.shape[1]).to(self._device)
+        return probe_tokens(self._loaded.vocabulary, tokens, self._tokens.length).to(self._device)
 
     def _check_model(self, recorder: Recorder, model_config: ModelConfig) -> IdentifiedLayout:
         """Run the checks on attach; return what the model's decisions look like."""
@@ -266,4 +269,4 @@ class _Job:
         """Decide first, then count: what fails before the first count has changed nothing, and is simply repeated."""
         rows = slice(batch.start, batch.stop)
         pieces = self._forwards.map(lambda piece: self._forward(piece, recorder), rows, "the forward pass")
-        self._counting.count(batch, joined(pieces), parts)
+        self._counting.count(batch, pieces, parts)

@@ -1,5 +1,6 @@
 """Going on when memory runs out: fewer sequences at once, and the same work again."""
 
+import functools
 import gc
 import logging
 from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ class Halving:
         start = rows.start
         while start < rows.stop:
             piece = slice(start, min(start + self.sequences, rows.stop))
-            result = _unless_out_of_memory(work, piece)
+            result = _unless_out_of_memory(functools.partial(work, piece))
             # Halved only here, where the error is gone and with it the frames that hold what was allocated.
             if result is None:
                 self.halve(piece.stop - piece.start, what)
@@ -132,9 +133,10 @@ def _too_little(where: str) -> VarError:
     )
 
 
-def _unless_out_of_memory(work: Callable[[slice], _Result], piece: slice) -> list[_Result] | None:
+def _unless_out_of_memory(work: Callable[[], _Result]) -> list[_Result] | None:
+    """Do some work; return its result in a list, or None if memory ran out."""
     try:
-        return [work(piece)]
+        return [work()]
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -155,6 +157,18 @@ def joined(batches: list[RoutedBatch]) -> RoutedBatch:
         experts=torch.cat([batch.experts for batch in batches], dim=1),
         weights=along_tokens([batch.weights for batch in batches]),
     )
+
+
+def joined_if_it_fits(batches: list[RoutedBatch]) -> list[RoutedBatch]:
+    """Put the decisions of pieces together again, or leave them as they are if memory runs out over that.
+
+    In pieces, decisions are counted as well, but their order is shuffled within pieces, not within the batch.
+    """
+    whole = _unless_out_of_memory(lambda: joined(batches))
+    if whole is None:
+        _LOGGER.info("memory ran out in joining the decisions of %d pieces; they are counted one by one", len(batches))
+        return batches
+    return whole
 
 
 def of_tokens(batch: RoutedBatch, tokens: slice) -> RoutedBatch:

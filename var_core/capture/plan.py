@@ -11,7 +11,7 @@ from var_core.routing.sites import Site
 
 @dataclass(frozen=True)
 class CapturePlan:
-    """Everything that the statistics of a shard depend on.
+    """Everything that the files of a shard depend on.
 
     Attributes
     ----------
@@ -34,6 +34,8 @@ class CapturePlan:
         Versions of the libraries that compute.
     content : str
         Digest of the shard's sequences.
+    trace : bool
+        Whether decisions are also kept one by one: no statistic depends on it, but what a checkpoint holds does.
     """
 
     run: str
@@ -49,11 +51,12 @@ class CapturePlan:
     code: str
     versions: dict[str, str]
     content: str
+    trace: bool
 
     def shared(self) -> dict[str, Any]:
         """What all shards of a split have in common."""
         record = dict(vars(self))
-        for own in ("shard", "content"):
+        for own in ("shard", "content", "trace"):
             del record[own]
         return record
 

@@ -1,7 +1,8 @@
 """One shard of token sequences: writing it, reading it, and the positions of its tokens."""
 
 import hashlib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from var_core.corpus.schema import token_shard_schema
 from var_core.errors import VarError
-from var_core.parquet import read_provenance, read_table, write_batches
+from var_core.parquet import opened, read_provenance, write_batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,29 +33,6 @@ class TokenRows:
     sequence: NDArray[np.int32]
     input_ids: NDArray[np.int32]
     document: NDArray[np.int32]
-
-
-@dataclass(frozen=True, eq=False)
-class TokenShard:
-    """A shard of S sequences of T tokens, in order of domain and sequence.
-
-    Attributes
-    ----------
-    input_ids : ndarray of int32, shape (S, T)
-    document : ndarray of int32, shape (S, T)
-        For every token the number of its document in ``documents.parquet``.
-    sequence : ndarray of int32, shape (S,)
-        Numbers of the sequences within the split, over all shards.
-    domain : ndarray of str objects, shape (S,)
-    provenance : dict
-        What the shard was made from.
-    """
-
-    input_ids: NDArray[np.int32]
-    document: NDArray[np.int32]
-    sequence: NDArray[np.int32]
-    domain: NDArray[np.object_]
-    provenance: dict[str, Any]
 
 
 class ContentDigest:
@@ -93,48 +71,110 @@ def _record_batch(rows: TokenRows, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array(rows.sequence, pa.int32()), domain, *vectors], schema=schema)
 
 
-def read_token_shard(path: Path) -> TokenShard:
-    """Read a shard of token sequences and check it against its digest.
+class TokenShard:
+    """A shard of S sequences of T tokens, in order of domain and sequence; its tokens stay in the file.
+
+    In memory are the row groups (of about a million tokens, see :func:`write_token_shard`) that were asked for last.
+
+    Parameters
+    ----------
+    path : Path
+        Written by the corpus stage. Read once from end to end, and checked against its digest.
+
+    Attributes
+    ----------
+    path : Path
+    provenance : dict
+        What the shard was made from.
+    length : int
+        T.
+    domain : ndarray of str objects, shape (S,)
+    largest_token : int
+        Largest token id.
 
     Raises
     ------
     VarError
         If the file is missing, is not a shard of token sequences, or its rows are not those that were written.
     """
-    provenance = read_provenance(path)
-    if provenance.get("stage") != "corpus" or "content" not in provenance:
-        raise VarError(f"{path}: is not a shard of token sequences; run the corpus stage")
-    table = read_table(path).combine_chunks()
-    length = int(provenance["sequence_length"])
-    if not table.schema.equals(token_shard_schema(length)):
-        raise VarError(f"{path}: has other columns than a shard of token sequences; run the corpus stage again")
-    shard = TokenShard(
-        input_ids=_matrix(table["input_ids"], length),
-        document=_matrix(table["document"], length),
-        sequence=table["sequence"].to_numpy(),
-        domain=np.asarray(table["domain"].to_pylist(), dtype=object),
-        provenance=provenance,
-    )
-    if _content(shard) != provenance["content"]:
-        raise VarError(f"{path}: its rows do not match its digest; delete it and run the corpus stage again")
-    return shard
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.provenance = read_provenance(path)
+        if self.provenance.get("stage") != "corpus" or "content" not in self.provenance:
+            raise VarError(f"{path}: is not a shard of token sequences; run the corpus stage")
+        self.length = int(self.provenance["sequence_length"])
+        digest = ContentDigest()
+        self.largest_token = -1
+        domains: list[NDArray[np.object_]] = []
+        starts = [0]
+        with opened(path) as file:
+            if not file.schema_arrow.equals(token_shard_schema(self.length)):
+                raise VarError(f"{path}: has other columns than a shard of token sequences; run the corpus stage again")
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                starts.append(starts[-1] + len(table))
+                for rows in _by_domain(table, self.length):
+                    digest.add(rows)
+                    domains.append(np.full(len(rows.sequence), rows.domain, dtype=object))
+                    self.largest_token = max(self.largest_token, int(rows.input_ids.max()))
+        if digest.hexdigest() != self.provenance["content"]:
+            raise VarError(f"{path}: its rows do not match its digest; delete it and run the corpus stage again")
+        self.domain = np.concatenate([np.empty(0, dtype=object), *domains])
+        self._starts = np.array(starts)
+        self._first, self._held = 0, token_shard_schema(self.length).empty_table()
+
+    @property
+    def tokens(self) -> int:
+        """S * T."""
+        return len(self.domain) * self.length
+
+    def rows(self, start: int, stop: int) -> TokenRows:
+        """Read some sequences of one domain.
+
+        Parameters
+        ----------
+        start, stop : int
+            Places in the shard, from 0; at least one sequence.
+
+        Raises
+        ------
+        VarError
+            If the file is no longer the one that was checked.
+        """
+        if start < self._first or stop > self._first + len(self._held):
+            self._hold(start, stop)
+        (rows,) = _by_domain(self._held.slice(start - self._first, stop - start), self.length)
+        return rows
+
+    def _hold(self, start: int, stop: int) -> None:
+        """Read the row groups that some rows are in, in place of those that are held."""
+        self._held = self._held.schema.empty_table()
+        first, last = np.searchsorted(self._starts, [start, stop - 1], side="right") - 1
+        with opened(self.path) as file:
+            # A job may run for days, and the corpus stage meanwhile.
+            if read_provenance(self.path)["content"] != self.provenance["content"]:
+                raise VarError(f"{self.path}: was written anew while it was in use; run this job again")
+            self._held = file.read_row_groups(range(first, last + 1))
+        self._first = int(self._starts[first])
+
+
+def _by_domain(table: pa.Table, length: int) -> Iterator[TokenRows]:
+    """Cut rows into runs of one domain."""
+    domains = table["domain"].combine_chunks().dictionary_encode()
+    codes = domains.indices.to_numpy()
+    sequence = table["sequence"].to_numpy()
+    input_ids, document = (_matrix(table[name], length) for name in ("input_ids", "document"))
+    borders = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1), len(codes)]
+    for start, stop in itertools.pairwise(borders):
+        if start < stop:
+            run = slice(start, stop)
+            yield TokenRows(domains.dictionary[codes[start]].as_py(), sequence[run], input_ids[run], document[run])
 
 
 def _matrix(column: pa.ChunkedArray, length: int) -> NDArray[np.int32]:
     values: NDArray[np.int32] = column.combine_chunks().flatten().to_numpy()
     return values.reshape(-1, length)
-
-
-def _content(shard: TokenShard) -> str:
-    digest = ContentDigest()
-    borders = np.flatnonzero(shard.domain[1:] != shard.domain[:-1]) + 1
-    for part in np.split(np.arange(len(shard.domain)), borders):
-        if len(part):
-            rows = slice(int(part[0]), int(part[-1]) + 1)
-            digest.add(
-                TokenRows(shard.domain[rows.start], shard.sequence[rows], shard.input_ids[rows], shard.document[rows])
-            )
-    return digest.hexdigest()
 
 
 def position_ids(document: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

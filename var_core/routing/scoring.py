@@ -61,7 +61,8 @@ def identify_layout(sites: tuple[Site, ...], batch: RoutedBatch, tolerance: floa
     Raises
     ------
     VarError
-        If the logits do not explain the decisions, or none are finite, naming the router.
+        If the experts are given an index that no outcome of their router has, naming the layer; if the logits do not
+        explain the decisions, or none are finite, naming the router.
     """
     assert batch.logits is not None and batch.weights is not None
     if tolerance is None:
@@ -75,6 +76,7 @@ def identify_layout(sites: tuple[Site, ...], batch: RoutedBatch, tolerance: floa
                 f"router {site.router_path} returned no finite logits for any of {batch.logits.shape[1]} tokens; load "
                 "the model in a wider dtype (models.<name>.dtype)"
             )
+        _refuse_unknown_experts(site, batch.logits[site.layer], batch.experts[site.layer], batch.weights[site.layer])
         scoring, known = _identify(site, rows, tolerance)
         layers.append(LayerRouter(rows.logits.shape[1], rows.experts.shape[1], scoring))
         basis.append(known)
@@ -106,6 +108,18 @@ class _Rows:
         """The chosen experts' scores, 0 in empty slots."""
         chosen = scores.gather(1, self.experts.clamp(max=scores.shape[1] - 1))
         return chosen.masked_fill(~self.filled, 0)
+
+
+def _refuse_unknown_experts(site: Site, logits: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor) -> None:
+    """Counting goes by these indices; one beyond a layer's own would be counted for something else, or nowhere."""
+    width, empty = _used(~logits.isneginf()), logits.shape[1]
+    known = (experts >= 0) & (experts < width) | (experts == empty) & ~(weights.abs() > 0)
+    if not known.all():
+        raise VarError(
+            f"MoE layer {site.path} was given expert {int(experts[~known][0])}, but router {site.router_path} has only "
+            f"outcomes 0 to {width - 1}: shared experts among the routed ones are not supported; leave the layer out "
+            "with models.<name>.exclude_sites"
+        )
 
 
 def _used(mask: torch.Tensor) -> int:

@@ -71,7 +71,7 @@ def _fill(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunFiles], code:
             progress.advance(1, f"{files.run}: counts loaded")
             load_small(connection, files, provenance[files.run], code)
             progress.advance(1, f"{files.run}: all loaded")
-            check_run(connection, files.run)
+            check_run(connection, files.run, files.traced_splits)
             progress.advance(1, f"{files.run}: tables checked")
         # In one transaction, for each of some hundred statements would otherwise wait for the disk.
         connection.execute("BEGIN")

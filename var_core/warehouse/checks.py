@@ -1,5 +1,6 @@
 """Checks of a loaded run: keys are unique, and tables that count the same thing agree."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import duckdb
@@ -22,6 +23,8 @@ CREATE OR REPLACE TEMP TABLE checked_counts AS
 SELECT split, domain, layer, expert, sum(chosen) AS chosen, sum(first) AS first, sum(weight_sum) AS weight_sum
 FROM expert_counts WHERE run = $run GROUP BY split, domain, layer, expert
 """
+
+_TRACED_SPLITS = "CREATE OR REPLACE TEMP TABLE traced_splits AS SELECT unnest($traced::VARCHAR[]) AS split"
 
 # Sums over token ids are compared only where token ids were recorded: else the run has no vocabulary.
 CHECKS = (
@@ -130,10 +133,11 @@ CHECKS = (
     Check(
         "traces",
         """
-        SELECT split, rows, tokens
-        FROM (SELECT split, count(*) AS rows FROM traces WHERE run = $run GROUP BY split)
+        SELECT split, coalesce(rows, 0) AS rows, tokens
+        FROM traced_splits
         JOIN (SELECT split, sum(tokens) AS tokens FROM decisions WHERE run = $run GROUP BY split) USING (split)
-        WHERE rows <> tokens
+        LEFT JOIN (SELECT split, count(*) AS rows FROM traces WHERE run = $run GROUP BY split) USING (split)
+        WHERE coalesce(rows, 0) <> tokens
         """,
         "split {split} has {rows} rows, but {tokens} decisions were counted; traces are missing or left over from "
         "another run",
@@ -141,7 +145,7 @@ CHECKS = (
 )
 
 
-def check_run(connection: duckdb.DuckDBPyConnection, run: str) -> None:
+def check_run(connection: duckdb.DuckDBPyConnection, run: str, traced: Collection[str]) -> None:
     """Check the tables of one run, and the views over its Parquet files.
 
     Parameters
@@ -149,6 +153,8 @@ def check_run(connection: duckdb.DuckDBPyConnection, run: str) -> None:
     connection : duckdb.DuckDBPyConnection
         With the run loaded; the views ``v_*`` need not be there yet.
     run : str
+    traced : collection of str
+        Splits that have trace files, be they empty.
 
     Raises
     ------
@@ -158,13 +164,14 @@ def check_run(connection: duckdb.DuckDBPyConnection, run: str) -> None:
     for table, keys in TABLE_KEYS.items():
         _check_keys(connection, run, table, keys)
     connection.execute(_COUNTS_BY_DOMAIN, {"run": run})
+    connection.execute(_TRACED_SPLITS, {"traced": list(traced)})
     for check in CHECKS:
         result = connection.execute(check.query + " ORDER BY ALL LIMIT 1", {"run": run})
         names = [column[0] for column in result.description or ()]
         for violation in result.fetchall():
             words = check.message.format(**dict(zip(names, violation, strict=True)))
             raise VarError(f"run {run}, table {check.table}: {words}; run its stages again")
-    connection.execute("DROP TABLE checked_counts")
+    connection.execute("DROP TABLE checked_counts; DROP TABLE traced_splits")
 
 
 def _check_keys(connection: duckdb.DuckDBPyConnection, run: str, table: str, keys: tuple[str, ...]) -> None:

@@ -122,6 +122,11 @@ class RunFiles:
             segments=segments if segments.exists() else None,
         )
 
+    @property
+    def traced_splits(self) -> list[str]:
+        """Splits that have trace files."""
+        return [split for split, paths in self.traces.items() if paths]
+
     def statistics_file(self, split: str, kind: str) -> Path:
         """Path of a table of merged statistics: ``token_stats``, ``expert_counts`` or ``layer_stats``."""
         return self.statistics[split] / f"{kind}.parquet"
