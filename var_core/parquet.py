@@ -95,6 +95,8 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise VarError(f"{path}: no such file; run the stage that makes it") from None
+    except MemoryError:  # of Arrow too: the file need not be at fault
+        raise
     except (pa.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise VarError(
