@@ -30,7 +30,7 @@ class Found:
     has_token_ids: bool = False
     largest: int = -1
 
-    def add(self, recording: Recording, task: ImportTask) -> None:
+    def add(self, recording: Recording) -> None:
         """Take note of a recording; refuse one that has other parts than those before it."""
         parts = (recording.experts.shape[1], recording.weights is not None, recording.token_ids is not None)
         if not self.tokens:
@@ -43,13 +43,6 @@ class Found:
         self.tokens += len(recording.experts)
         if recording.token_ids is not None:
             self.largest = max(self.largest, int(recording.token_ids.max()))
-            limit = task.model.vocabulary
-            if limit is not None and self.largest >= limit:
-                token = int(recording.token_ids.argmax())
-                raise VarError(
-                    f"{recording.place(token, 0)}: token id {self.largest} is outside the {limit} of "
-                    f"models.{task.model_name}.vocabulary"
-                )
 
     @property
     def vocabulary(self) -> int:

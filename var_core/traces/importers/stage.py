@@ -49,7 +49,7 @@ def _import_decisions(task: ImportTask, folder: Path) -> None:
         for share_read, recording in recordings(task.corpus_name, task.corpus, task.shape):
             if len(recording.experts):
                 check_recording(recording, task.shape)
-                found.add(recording, task)
+                found.add(recording)
                 number = documents.add(recording, scratch.split_of(recording.group))
                 scratch.add(recording, number)
             progress.advance(int(share_read * _STEPS) - progress.done, f"{found.tokens} tokens")
