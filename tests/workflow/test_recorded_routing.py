@@ -255,6 +255,7 @@ def test_queries_on_what_was_held_out_give_rows_where_something_was(tiny):
     assert without_rows == {"Size of the fast path at a threshold", "Transfer between domains"}
 
 
+@pytest.mark.slow
 def test_a_recording_of_which_nothing_is_held_out_by_chance_goes_through(tmp_path):
     random = np.random.default_rng(0)
     # The hash of this name falls into the capture split.
