@@ -22,10 +22,12 @@ rule import_trace:
     wildcard_constraints:
         model=one_of(TRACE_MODELS),
         corpus=one_of(TRACE_CORPORA),
+    # A job that is killed for memory or time begins anew with more of both.
+    retries: 2
     threads: 1
     resources:
         mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=240,
+        runtime=lambda w, attempt: 240 * attempt,
     params:
         model=lambda w: CONFIG.models[w.model].model_dump(mode="json"),
         corpus=lambda w: CONFIG.corpora[w.corpus].model_dump(mode="json"),

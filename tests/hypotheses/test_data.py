@@ -35,7 +35,7 @@ def test_counts_add_up(data, samples):
     assert (counts.n == moments.n).all()
     assert (counts.chosen.sum(axis=1) == 3 * counts.n).all()
     assert (counts.first.sum(axis=1) == counts.n).all()
-    by_domain = sum(data.expert_counts(layer, domain=domain).chosen for domain in data.domains)
+    by_domain = sum(data.expert_counts(layer, domains=[domain]).chosen for domain in data.domains)
     assert (by_domain == counts.chosen).all()
     of_special = samples.sql(
         "SELECT sum(n) FROM token_stats WHERE split = 'capture' AND layer = 1 AND token_id = 0"

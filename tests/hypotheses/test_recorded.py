@@ -3,6 +3,7 @@
 import pytest
 
 from var_core.hypotheses.data import RunData
+from var_core.hypotheses.domains import domain_recall_results
 from var_core.hypotheses.h1 import h1_results
 from var_core.hypotheses.h2 import h2_results
 from var_core.hypotheses.h3 import h3_results
@@ -14,6 +15,7 @@ from var_core.hypotheses.results import Verdicts
 from var_core.hypotheses.text import report_text
 
 RUN = "simulated/text"
+DOMAINS = ("code", "prose")
 LOSSES = {
     "logits": "UPDATE token_stats SET router_entropy_mean = NULL; "
     "UPDATE shard_token_stats SET router_entropy_mean = NULL",
@@ -80,9 +82,49 @@ def test_without_anything_held_out_each_domain_is_predicted_from_the_others(lack
     pooled = {(row.hypothesis, row.variant): row for row in results if row.form == "corrected" and row.layer is None}
     left_out = pooled["H3", "on domains left out"]
     assert left_out.n == 2 and left_out.statistic > left_out.null_mean + 0.05
+    assert left_out.low is None and "fewer than 10 domains" in left_out.note and left_out.verdict == "inconclusive"
     for key in (("H3", "on held-out text"), ("H4", "by agreement")):
         assert pooled[key].statistic is None and pooled[key].note == "not tested: nothing was held out"
     assert fast_path.decisions == 0 and not fast_path.curves
+
+
+def across_domains(connection, quick):
+    rows = domain_recall_results(RunData(connection, RUN), quick)
+    [row] = [row for row in rows if row.layer is None]
+    return row
+
+
+def test_phases_of_the_same_requests_are_left_out_together(simulated, quick):
+    connection = simulated(tokens=6000, layers=1)
+    connection.execute(LOSSES["heldout"])
+    apart = across_domains(connection, quick)
+    for table in ("token_stats", "expert_counts"):
+        phase = "if(token_id % 2 = 0, ':prefill', ':decode')"
+        connection.execute(f"UPDATE {table} SET domain = domain || {phase} WHERE domain = '{DOMAINS[0]}'")
+    assert len(RunData(connection, RUN).domains) == 3
+    assert across_domains(connection, quick) == apart
+    connection.execute(f"DELETE FROM expert_counts WHERE domain = '{DOMAINS[1]}'")
+    connection.execute(f"DELETE FROM token_stats WHERE domain = '{DOMAINS[1]}'")
+    alone = across_domains(connection, quick)
+    reason = f"nothing was held out, and there is no domain besides {DOMAINS[0]} to predict it from"
+    assert alone.statistic is None and alone.note == f"not tested: {reason}"
+
+
+def test_an_interval_takes_ten_domains(simulated, quick):
+    connection = simulated(tokens=6000, layers=1)
+    connection.execute(LOSSES["heldout"])
+    shifted = "(expert + if(token_id % 10 = part, 1, 0)) % 8"
+    for count in (9, 10):
+        again = connection.cursor()
+        again.execute("BEGIN")
+        for table, change in (("token_stats", ""), ("expert_counts", f", {shifted} AS expert")):
+            rows = f"SELECT * REPLACE ('part ' || part AS domain {change}) FROM {table}, range({count}) AS parts(part)"
+            again.execute(f"CREATE OR REPLACE TABLE {table} AS {rows}")
+        row = across_domains(again, quick)
+        again.execute("ROLLBACK")
+        assert row.n == count and (row.low is not None) == (count == 10)
+        assert ("fewer than 10 domains" in row.note) == (count == 9)
+    assert row.low < row.statistic < row.high and "10 left-out domains" in row.interval_method
 
 
 def test_routing_that_ignores_the_token_is_not_predicted_from_other_domains(simulated, quick):
@@ -100,6 +142,7 @@ def test_without_token_ids_only_the_load_is_tested(lacking):
     tested = [row for row in without if row.statistic is not None]
     assert {(row.hypothesis, row.variant) for row in tested} == {("H2", "concentration of expert load")}
     assert {row.hypothesis for row in without} == {"H1", "H2", "H3", "H4"}
+    assert {row.note for row in tested} == {"token ids were not recorded, so there is no interval"}
     loads = {(row.measure, row.layer): row for row in whole if row.variant == "concentration of expert load"}
     assert all(abs(row.statistic - loads[row.measure, row.layer].statistic) < 0.2 for row in tested)
 

@@ -108,3 +108,25 @@ def test_trace_files_are_measured_whatever_batches_they_are_read_in(trace_files,
             rows = found[(found.domain == domain) & (found.window_length == window)]
             got[rows.layer, rows.uses] = rows.cells
             assert np.array_equal(got[:, 1:], expected[:, 1:])
+
+
+def test_layers_with_fewer_slots_are_measured_as_well_as_the_others(tmp_path):
+    experts = random_choices(50, 2, 6, 3, seed=3)
+    experts[:, 1, 1:] = 6
+    experts[30, 1] = 6  # no decision
+    sites = [{"layer": layer, "path": "", "experts": 6, "top_k": top_k} for layer, top_k in enumerate((3, 1))]
+    document = np.zeros((1, 50), dtype=np.int64)
+    batch = RoutedBatch(None, torch.from_numpy(experts).transpose(0, 1), None)
+    path = tmp_path / "heldout-00000.trace.parquet"
+    write_batches(
+        path, TRACE, [trace_rows(np.array([0]), None, document, "a", batch, None, 6)], {"plan": "p", "sites": sites}
+    )
+    measure_segments({"heldout": [path]}, (4,), tmp_path / "segments.parquet", "c0de")
+    found = pq.read_table(tmp_path / "segments.parquet").to_pandas()
+    follows = np.arange(50) > 0
+    for layer, top_k in enumerate((3, 1)):
+        got = np.zeros((1, 5), dtype=np.int64)
+        rows = found[found.layer == layer]
+        got[0, rows.uses] = rows.cells
+        expected = window_uses(experts[:, [layer], :top_k], follows, 4, 6)
+        assert expected[:, 1:].any() and np.array_equal(got[:, 1:], expected[:, 1:])

@@ -72,6 +72,21 @@ def test_moments_pooled_over_domains_are_those_of_all_decisions_at_once(case, sp
             assert set(got["token_id"][mine]) == set(decisions.token)
 
 
+def test_phases_of_a_domain_are_not_predicted_from_each_other():
+    with duckdb.connect() as connection:
+        create_tables(connection)
+        create_views(connection)
+        connection.execute("INSERT INTO layers VALUES ('r', 0, '', 4, 1)")
+        connection.execute("INSERT INTO tokens SELECT 'r', unnest(range(3)), '', false, 1, 0")
+        recall = "SELECT domain, tokens, token_table_recall_at_k FROM v_domain_recall ORDER BY domain"
+        insert = "INSERT INTO expert_counts SELECT 'r', 'capture', $domain, 0, unnest(range(3)), $expert, 20, 20, 0"
+        for phase in ("prefill", "decode", "mixed"):
+            connection.execute(insert, {"domain": f"chat:{phase}", "expert": 1})
+        assert not connection.execute(recall).fetchall()
+        connection.execute(insert, {"domain": "code", "expert": 2})
+        assert connection.execute(recall).fetchall() == [("chat", 180, 0.0), ("code", 60, 0.0)]
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_expert_counts_pooled_over_domains(case, split):
     chosen, first = counts(case, split)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -214,10 +214,10 @@ class RunData:
         entropy_sum = weighted_sums(cell, n * _column(rows, "entropy", np.float64)[kept], groups * self.types)
         return TokenMoments(total.reshape(groups, -1), entropy_sum.reshape(groups, -1))
 
-    def expert_counts(self, layer: Layer, split: str = "capture", domain: str | None = None) -> ExpertCounts:
-        """Exact counts of a split, of one domain or all."""
-        where = "" if domain is None else " AND domain = $domain"
-        named = {} if domain is None else {"domain": domain}
+    def expert_counts(self, layer: Layer, split: str = "capture", domains: Sequence[str] | None = None) -> ExpertCounts:
+        """Exact counts of a split, of some domains or all."""
+        where = "" if domains is None else " AND list_contains($domains::VARCHAR[], domain)"
+        named = {} if domains is None else {"domains": list(domains)}
         return self._counts("expert_counts", f"split = $split{where}", layer, split=split, **named)
 
     def load(self, layer: Layer) -> Ints:

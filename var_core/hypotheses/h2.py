@@ -205,6 +205,7 @@ def _comparison(frequencies: Ints, minimum: int, variant: str, config: Hypothese
 def _load_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
     """Concentration of expert load by layer and averaged over layers."""
     totals = {name: np.zeros(0) for name in _LOAD_MEASURES}
+    unknown = data.recorded.missing("token_ids") or "no counts of two shards or more"
     decisions = 0
     for layer in data.layers:
         loads = list(_loads(data, layer))
@@ -213,22 +214,25 @@ def _load_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
         for name, (measure, even) in _LOAD_MEASURES.items():
             values = np.array([measure(each) for each in loads])
             totals[name] = values if not len(totals[name]) else totals[name] + values
-            yield _load_row(name, values, layer.layer, here, even, config)
+            yield _load_row(name, values, layer.layer, here, even, unknown, config)
     for name, (_, even) in _LOAD_MEASURES.items():
-        yield _load_row(name, totals[name] / len(data.layers), None, decisions, even, config)
+        yield _load_row(name, totals[name] / len(data.layers), None, decisions, even, unknown, config)
 
 
 def _loads(data: RunData, layer: Layer) -> Iterator[Ints]:
     """Load of all shards, then without each; the tokens do not matter for it, so it needs no token ids."""
     if not data.recorded.token_ids:
+        # Loads by shard are not kept apart from those of token ids.
         yield data.load(layer)
         return
     counts = data.expert_counts(layer)
     yield from (each.chosen.sum(axis=0) for each in chain([counts], data.left_out_counts(layer, counts)))
 
 
-def _load_row(name: str, values: Floats, layer: int | None, n: int, even: float, config: HypothesesConfig) -> Result:
-    """One measure of load: `values` from all shards, then without each."""
+def _load_row(
+    name: str, values: Floats, layer: int | None, n: int, even: float, unknown: str, config: HypothesesConfig
+) -> Result:
+    """One measure of load: `values` from all shards, then without each; `unknown` is why there may be no interval."""
     interval = jackknife_interval(float(values[0]), values[1:], config.confidence)
     return Result(
         hypothesis="H2",
@@ -242,5 +246,5 @@ def _load_row(name: str, values: Floats, layer: int | None, n: int, even: float,
         null_mean=even,
         n=n,
         n_unit="decisions",
-        note="" if interval else "no counts of two shards or more, so there is no interval",
+        note="" if interval else f"{unknown}, so there is no interval",
     )

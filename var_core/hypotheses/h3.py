@@ -70,7 +70,7 @@ def h3_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
     yield from _consistency_results(data, config)
     reason = data.recorded.missing("heldout")
     if reason:
-        yield from domain_recall_results(data, config) if len(data.domains) > 1 else ()
+        yield from domain_recall_results(data, config)
         yield _untested_recall("on held-out text", reason, config)
     else:
         yield from _recall_results(data, config)

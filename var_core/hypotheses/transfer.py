@@ -68,7 +68,7 @@ def measure_transfers(
     together = np.zeros(len(fold), dtype=np.int64)
     result = Transfers({}, {}, {})
     for source_index, source in enumerate(data.domains):
-        counts = data.expert_counts(layer, domain=source)
+        counts = data.expert_counts(layer, domains=[source])
         score = scores(heldout, fit_table(counts, layer.top_k, config.table_minimum_count), layer.top_k)
         calibrated = np.where(heldout.domain == source_index, fold, -1)
         for target_index, target in enumerate(data.domains):

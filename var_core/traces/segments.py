@@ -44,7 +44,8 @@ def window_uses(experts: Ints, follows: NDArray[np.bool_], window: int, count: i
     Parameters
     ----------
     experts : int array, shape (T, L, k)
-        `count` in the slots of decisions that are not there; windows that hold one are left out at that layer.
+        `count` in the slots of decisions that are not there; windows that hold one are left out at that layer. An
+        expert that is named twice in a decision counts once.
     follows : bool array, shape (T,)
         Whether a token follows the one before it in the same document.
     window : int
@@ -186,10 +187,16 @@ def _arranged(rows: pa.Table, layers: Sequence[int], count: int, top_k: int) -> 
         token = np.cumsum(new) - 1
         lists = mine["experts"].combine_chunks()
         lengths = pc.list_value_length(lists).to_numpy()
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        starts = np.cumsum(lengths) - lengths
+        within = np.arange(lengths.sum()) - np.repeat(starts, lengths)
         place = np.searchsorted(layers, layer)
+        chosen = pc.list_flatten(lists).to_numpy()
         experts = np.full((int(token[-1]) + 1, len(layers), top_k), count, dtype=np.int64)
-        experts[np.repeat(token, lengths), np.repeat(place, lengths), within] = pc.list_flatten(lists).to_numpy()
+        # Slots that a decision does not use hold its own first expert, which is counted once: a layer with a smaller k
+        # is measured too, and only a decision that is not there at all breaks a window.
+        there = lengths > 0
+        experts[token[there], place[there]] = chosen[starts[there], None]
+        experts[np.repeat(token, lengths), np.repeat(place, lengths), within] = chosen
         first = np.flatnonzero(new)
         follows = np.append(
             False,

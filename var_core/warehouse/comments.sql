@@ -40,8 +40,8 @@ COMMENT ON COLUMN tokens.heldout_count IS 'Occurrences in the held-out split (n 
 
 COMMENT ON TABLE decisions IS 'A row a (split, domain, layer): how many decisions were counted and how many could not be.';
 COMMENT ON COLUMN decisions.tokens IS 'Decisions counted, one a token.';
-COMMENT ON COLUMN decisions.nonfinite IS 'Decisions left out because a router logit was NaN or infinite.';
-COMMENT ON COLUMN decisions.dropped IS 'Decisions that gave the token to no expert, left out too.';
+COMMENT ON COLUMN decisions.nonfinite IS 'Decisions left out because a router logit was NaN or infinite; 0 where router logits were not recorded, as nobody knows.';
+COMMENT ON COLUMN decisions.dropped IS 'Decisions that gave the token to no expert, or of which no record was kept, left out too.';
 
 COMMENT ON TABLE token_stats IS 'A row a (split, domain, layer, token id) that occurs: moments of per-decision quantities. Domains pooled: v_token_stats.';
 COMMENT ON COLUMN token_stats.n IS 'Occurrences, so decisions.';
@@ -80,10 +80,10 @@ COMMENT ON COLUMN crosslayer.first IS 'Tokens for which they had the largest wei
 COMMENT ON COLUMN crosslayer.first_shuffled IS 'The same with the next layer''s decisions shuffled within each sequence: the null that keeps the text and breaks the token; null where weights were not recorded.';
 
 COMMENT ON TABLE repeats IS 'A row a (split, domain, layer): how often consecutive tokens of one document, within one sequence, share experts. Rates and chance levels: v_repeats.';
-COMMENT ON COLUMN repeats.pairs IS 'Pairs of consecutive tokens.';
-COMMENT ON COLUMN repeats.first_repeats IS 'Pairs with the same largest-weight expert; null where weights were not recorded.';
-COMMENT ON COLUMN repeats.any_repeats IS 'Pairs whose chosen sets meet.';
-COMMENT ON COLUMN repeats.slot_overlaps IS 'Sizes of the sets'' intersections, summed over pairs.';
+COMMENT ON COLUMN repeats.pairs IS 'Pairs of consecutive tokens; null, as the columns below, where the order was not recorded.';
+COMMENT ON COLUMN repeats.first_repeats IS 'Pairs with the same largest-weight expert; null where weights or the order were not recorded.';
+COMMENT ON COLUMN repeats.any_repeats IS 'Pairs whose chosen sets meet; null where the order was not recorded.';
+COMMENT ON COLUMN repeats.slot_overlaps IS 'Sizes of the sets'' intersections, summed over pairs; null where the order was not recorded.';
 
 COMMENT ON TABLE segments IS 'A row a (split, domain, layer, window length, uses): pairs of a window of consecutive tokens of a document and an expert that is used in it so often, from the traces. Rates: v_segment_predictability.';
 COMMENT ON COLUMN segments.window_length IS 'm, tokens of a window; windows overlap, every run of m consecutive tokens is one.';

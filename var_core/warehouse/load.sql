@@ -8,8 +8,7 @@ FROM loaded_layer_stats
 ORDER BY split, domain, layer;
 
 INSERT INTO repeats
--- Without weights nobody knows which choice was first; the 0 in the file is none that was counted.
-SELECT run, split, domain, layer, pairs, if(first IS NULL, NULL, first_repeats), any_repeats, slot_overlaps
+SELECT run, split, domain, layer, pairs, first_repeats, any_repeats, slot_overlaps
 FROM loaded_layer_stats
 ORDER BY split, domain, layer;
 

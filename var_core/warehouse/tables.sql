@@ -134,10 +134,10 @@ CREATE TABLE repeats (
     split          VARCHAR NOT NULL,
     domain         VARCHAR NOT NULL,
     layer          SMALLINT NOT NULL,
-    pairs          BIGINT NOT NULL,
+    pairs          BIGINT,
     first_repeats  BIGINT,
-    any_repeats    BIGINT NOT NULL,
-    slot_overlaps  BIGINT NOT NULL
+    any_repeats    BIGINT,
+    slot_overlaps  BIGINT
 );
 
 CREATE TABLE segments (

@@ -108,9 +108,12 @@ COMMENT ON COLUMN v_table_recall.chance_top1_agreement IS '1 / E.';
 
 CREATE VIEW v_domain_recall AS
 WITH counted AS (
-    SELECT run, split, domain, layer, token_id, expert, chosen
+    -- Prefill and decode of a domain are of the same requests: leaving out one of them would leave nothing unseen.
+    SELECT run, split, regexp_replace(domain, ':(prefill|decode|mixed)$', '') AS domain, layer, token_id, expert,
+        sum(chosen) AS chosen
     FROM expert_counts JOIN tokens USING (run, token_id)
     WHERE NOT special
+    GROUP BY ALL
 ),
 loads AS (
     SELECT run, split, domain, layer, expert, sum(chosen) AS chosen FROM counted GROUP BY ALL
@@ -155,8 +158,8 @@ JOIN layers AS l USING (run, layer)
 GROUP BY p.run, p.split, p.domain, p.layer
 HAVING any_value(g.fitted) IS NOT NULL;
 
-COMMENT ON VIEW v_domain_recall IS 'A row a (split, domain, layer): share of a domain''s routing decisions that a static table fitted on all other domains of the same split predicts. Tables are those of v_table_recall. What stands in for unseen text where only sums were recorded; no rows for a single domain.';
-COMMENT ON COLUMN v_domain_recall.domain IS 'The domain that is left out of the fit, and scored.';
+COMMENT ON VIEW v_domain_recall IS 'A row a (split, domain, layer): share of a domain''s routing decisions that a static table fitted on all other domains of the same split predicts. Prefill and decode of a domain are one here. Tables are those of v_table_recall. What stands in for unseen text where nothing was held out; no rows for a single domain.';
+COMMENT ON COLUMN v_domain_recall.domain IS 'The domain, without its phase, that is left out of the fit, and scored.';
 COMMENT ON COLUMN v_domain_recall.tokens IS 'Decisions scored.';
 COMMENT ON COLUMN v_domain_recall.token_table_recall_at_k IS 'Share of the true slots that are in the token table''s predicted set.';
 COMMENT ON COLUMN v_domain_recall.global_table_recall_at_k IS 'Share of the true slots that are in the global table''s predicted set.';

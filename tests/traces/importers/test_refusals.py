@@ -1,5 +1,7 @@
 """Files that are not what they claim are refused with one line that names file and line or row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -127,11 +129,14 @@ PARQUET = [
     (lambda rows: rows.drop(index=3), "row 4: position 2, layer 0 is not the next one"),
     (lambda rows: rows.iloc[[0, 1, 4, 5, 2, 3]], "row 3: position 2, layer 0 is not the next one"),
     (lambda rows: with_cell(rows, 3, "experts", [0, 1]), "row 4: 2 experts or weights where models.mine.top_k is 3"),
-    (lambda rows: with_cell(rows, 3, "experts", []), "row 4: 3 weights for other than 3 experts"),
+    (lambda rows: with_cell(rows, 3, "experts", []), "row 4: 3 weights for 0 experts"),
+    (lambda rows: with_cell(rows, 3, "experts", [0, None, 2]), "row 4: an expert or weight is null"),
+    (lambda rows: with_cell(rows, 3, "weights", [0.5, None, 0.1]), "row 4: an expert or weight is null"),
+    (lambda rows: rows.assign(token_id=1 << 31), "row 1: token id 2147483648 is outside 32 bits"),
     (lambda rows: with_cell(rows, 3, "experts", [0, 1, 16]), "row 4: expert 16 is outside 0 to 15"),
     (lambda rows: with_cell(rows, 3, "experts", [0, -1, 2]), "row 4: expert -1 is outside 0 to 15"),
     (lambda rows: with_cell(rows, 3, "experts", [4, 2, 4]), "row 4: one decision names the same expert twice"),
-    (lambda rows: with_cell(rows, 3, "weights", [0.5, np.nan, 0.1]), "row 4: a weight is not a finite number"),
+    (lambda rows: with_cell(rows, 3, "weights", [0.5, np.inf, 0.1]), "row 4: a weight is not a finite number"),
     (lambda rows: with_cell(rows, 3, "token_id", 77), "row 3: the layers of one position have different token ids"),
     (lambda rows: rows.assign(token_id=[0, 0, 0, 0, None, None]), "row 5: has no token_id, while other rows"),
     (lambda rows: rows.assign(token_id=-5), "row 1: token id -5 is negative"),
@@ -170,7 +175,9 @@ class Trap:
 
 def test_a_dump_that_would_run_code_is_refused_and_not_run(tmp_path, capsys):
     torch.save({"records": [], "trap": Trap()}, tmp_path / "d.pt")
-    assert "not a dump of tensors and plain values" in refused(read_sglang, tmp_path / "d.pt")
+    told = refused(read_sglang, tmp_path / "d.pt")
+    assert "not a dump of tensors and plain values" in told and "write it again with plain tensors" in told
+    assert "\x1b" not in told and "can still be loaded" not in told  # torch's advice is to turn the check off
     np.save(tmp_path / "r.npy", np.array([Trap()], dtype=object), allow_pickle=True)
     assert "not readable as .npz or .npy" in refused(read_vllm, tmp_path / "r.npy")
     assert "unpickled" not in capsys.readouterr().out
@@ -178,6 +185,11 @@ def test_a_dump_that_would_run_code_is_refused_and_not_run(tmp_path, capsys):
 
 def change_record(**values):
     return lambda dump: dump["records"][0].update(values)
+
+
+def cut_map(layers):
+    name = "last_physical_to_logical_map"
+    return lambda dump: dump.update({name: dump[name][:layers]})
 
 
 SGLANG = [
@@ -191,6 +203,8 @@ SGLANG = [
     (lambda dump: dump["records"][0]["topk_ids_of_layer"].__setitem__(1, -1), "layer 1 has no experts; name those"),
     (lambda dump: dump["last_physical_to_logical_map"].__setitem__((0, 0), 40), "names experts 0 to 40, but"),
     (lambda dump: dump.pop("records"), "holds neither records"),
+    (cut_map(1), "record 0: 2 layers are recorded, but last_physical_to_logical_map has 1"),
+    (cut_map(0), "last_physical_to_logical_map has shape (0, 16), not (layers, physical experts)"),
 ]
 
 
@@ -209,6 +223,12 @@ def test_sglang_counts_of_another_model(tmp_path):
     torch.save({"logical_count": torch.ones((1, LAYERS, 16), dtype=torch.int32)}, tmp_path / "s.pt")
     with pytest.raises(VarError, match=r"layer 0: 16 choices are no multiple of models.mine.top_k, 3"):
         stat_counts(tmp_path / "s.pt", SHAPE)
+
+
+def test_sglang_decisions_beside_counts(tmp_path):
+    torch.save(sglang_dump([(1, [4], range(4), decisions(4)[0])]), tmp_path / "d.pt")
+    with pytest.raises(VarError, match=r"d.pt: is a per_token dump beside stat dumps; give them a corpus of their own"):
+        stat_counts(tmp_path / "d.pt", SHAPE)
 
 
 VLLM = [
@@ -250,6 +270,7 @@ COUNTS = [
     ),
     (counts(expert=(4, 1)), "row 5: its layer, token_id and expert are there twice"),
     (counts(token_id=(4, -7)), "row 5: token id -7 is negative"),
+    (counts(token_id=(4, 1 << 31)), "row 5: token id 2147483648 is outside 32 bits"),
     (counts().drop_columns("count"), "has no column 'count'"),
     (counts().append_column("model", [list("aabbab")]), "holds 2 models; name one in recorded_model"),
     (counts().set_column(3, "count", [[2, 2, None, 2, 2, 2]]), "row 3: has no count"),
@@ -265,6 +286,14 @@ def test_token_counts(tmp_path, table, message):
     assert message in str(caught.value)
 
 
+def test_token_counts_outside_the_vocabulary(tmp_path):
+    pq.write_table(counts(), tmp_path / "counts.parquet")
+    files = [(tmp_path / "counts.parquet", "c")]
+    with pytest.raises(VarError, match=r"row 1: token id 7 is outside the 7 of models.mine.vocabulary"):
+        list(read_token_counts(files, "chat", replace(SHAPE, vocabulary=7), None))
+    assert list(read_token_counts(files, "chat", replace(SHAPE, vocabulary=8), None))
+
+
 def test_sound_counts_become_statistics(tmp_path):
     pq.write_table(counts(), tmp_path / "counts.parquet")
     ((domain, tables),) = read_token_counts([(tmp_path / "counts.parquet", "c")], "chat", SHAPE, None)
@@ -273,3 +302,6 @@ def test_sound_counts_become_statistics(tmp_path):
     assert tables["expert_counts"]["first"].null_count == 6  # nobody recorded weights
     assert [sum(row) for row in tables["layer_stats"]["chosen"].to_pylist()] == [6, 6]
     assert tables["layer_stats"]["coactivation"].null_count == 2
+    for column in ("pairs", "first_repeats", "any_repeats", "slot_overlaps"):  # sums have no order
+        assert tables["layer_stats"][column].null_count == 2
+    assert tables["layer_stats"]["dropped"].to_pylist() == [0, 0]

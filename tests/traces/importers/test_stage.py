@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import subprocess
+import sys
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +20,7 @@ from var_core.config.models import TraceModel
 from var_core.errors import VarError
 from var_core.models.fetch import fetch_model
 from var_core.parquet import read_provenance
+from var_core.statistics.accumulator import Accumulator
 from var_core.traces.importers import scratch
 from var_core.traces.importers.counting import ShardCount
 from var_core.traces.importers.outputs import ImportTask
@@ -138,6 +142,20 @@ def test_statistics_that_are_put_aside_on_the_way_are_the_same(imported, documen
     assert len(put_aside) > 2 * 4  # more often than once a domain and shard
 
 
+def test_one_state_is_in_memory_at_a_time(imported, documents, tmp_path, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+    own = Accumulator.__init__
+
+    def counted(self, *arguments, **more):
+        alive.add(self)
+        most.append(len(alive))
+        own(self, *arguments, **more)
+
+    monkeypatch.setattr(Accumulator, "__init__", counted)
+    imported([str(tmp_path / "rows.parquet")], "parquet")
+    assert most == [1] * 4
+
+
 def test_what_a_source_lacks_is_null(imported, tmp_path):
     torch.save(
         sglang_dump([(1, [30, 20], range(50), decisions(50)[0]), (2, None, range(9), decisions(9)[0])]),
@@ -201,6 +219,50 @@ def test_a_refusal_leaves_nothing_behind(imported, documents, tmp_path, model, m
     with pytest.raises(VarError, match=message):
         imported([str(tmp_path / "rows.parquet")], "parquet", model=model)
     assert not list(tmp_path.glob("results/mine/**/*.parquet")) and not list(tmp_path.glob("results/mine/**/.import*"))
+
+
+def group_in(split, heldout=0.4):
+    """Name of a document, the only one of rows.parquet, that falls into a split."""
+    for number in range(100):
+        digest = hashlib.sha256(f"text/rows.parquet:d{number}".encode()).digest()
+        if (int.from_bytes(digest[:8], "big") / 2**64 >= 1 - heldout) == (split == "heldout"):
+            return f"d{number}"
+    raise AssertionError
+
+
+def test_a_recording_that_is_held_out_as_a_whole_is_one_line(imported, tmp_path):
+    decision_rows({group_in("heldout"): (*decisions(12), np.arange(12))}).to_parquet(tmp_path / "rows.parquet")
+    message = (
+        r"corpora.log: all of its 12 tokens are held out, .*; add files, or set corpora.log.heldout: 0 \(now 0.4\)$"
+    )
+    with pytest.raises(VarError, match=message):
+        imported([str(tmp_path / "rows.parquet")], "parquet")
+    assert imported([str(tmp_path / "rows.parquet")], "parquet", "all", heldout=0).exists()
+
+
+def test_folders_of_killed_processes_are_removed_and_those_in_use_are_not(imported, documents, tmp_path):
+    capture = tmp_path / "results/mine/log/capture"
+    dead, used = capture / ".import-dead", capture / ".import-used"
+    for folder in (dead, used):
+        folder.mkdir(parents=True)
+        (folder / "part.arrow").write_text("a copy of the recording")
+    hold = "import fcntl, os, sys, time; handle = os.open(sys.argv[1], os.O_RDONLY); "
+    hold += "fcntl.flock(handle, fcntl.LOCK_EX); print(flush=True); time.sleep(600)"
+    holders = [
+        subprocess.Popen([sys.executable, "-c", hold, folder], stdout=subprocess.PIPE) for folder in (dead, used)
+    ]
+    try:
+        for holder in holders:
+            holder.stdout.readline()
+        holders[0].kill()
+        holders[0].wait()
+        imported([str(tmp_path / "rows.parquet")], "parquet")
+        assert list(capture.glob(".import-*")) == [used] and (used / "part.arrow").exists()
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.wait()
+            holder.stdout.close()
 
 
 def test_recordings_of_two_kinds_are_not_mixed(imported, tmp_path):

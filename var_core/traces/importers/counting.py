@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +12,12 @@ from var_core.errors import VarError
 from var_core.progress import Progress
 from var_core.routing.batch import RoutedBatch, RouterLayout
 from var_core.statistics.accumulator import Accumulator, TokenBatch
-from var_core.statistics.merge import merge_tables
+from var_core.statistics.streaming import write_layers
 from var_core.statistics.tables import SCHEMAS
 from var_core.traces.batch import trace_rows
 from var_core.traces.importers.outputs import ImportTask
 from var_core.traces.importers.recording import Recording
 from var_core.traces.importers.scratch import Sequence, ShardContent
-from var_core.traces.importers.token_counts import Tables
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Found:
     has_token_ids: bool = False
     largest: int = -1
 
-    def add(self, recording: Recording, task: ImportTask) -> None:
+    def add(self, recording: Recording) -> None:
         """Take note of a recording; refuse one that has other parts than those before it."""
         parts = (recording.experts.shape[1], recording.weights is not None, recording.token_ids is not None)
         if not self.tokens:
@@ -43,13 +43,6 @@ class Found:
         self.tokens += len(recording.experts)
         if recording.token_ids is not None:
             self.largest = max(self.largest, int(recording.token_ids.max()))
-            limit = task.model.vocabulary
-            if limit is not None and self.largest >= limit:
-                token = int(recording.token_ids.argmax())
-                raise VarError(
-                    f"{recording.place(token, 0)}: token id {self.largest} is outside the {limit} of "
-                    f"models.{task.model_name}.vocabulary"
-                )
 
     @property
     def vocabulary(self) -> int:
@@ -63,7 +56,13 @@ class Found:
 
 
 class ShardCount:
-    """Statistics of one shard; its trace rows are a by-product."""
+    """Statistics of one shard; its trace rows are a by-product.
+
+    Attributes
+    ----------
+    parts : dict
+        Kind of table -> files that together hold the statistics of the sequences so far, in order.
+    """
 
     def __init__(
         self,
@@ -71,11 +70,11 @@ class ShardCount:
         found: Found,
         content: ShardContent,
         first_sequence: int,
-        traced: bool,
+        folder: Path,
         progress: Progress,
     ) -> None:
         self._task, self._content, self._progress = task, content, progress
-        self._first, self._traced = first_sequence, traced
+        self._first, self._folder = first_sequence, folder
         layout = RouterLayout.uniform(found.layers, task.model.experts, task.model.top_k)
         self._accumulator = Accumulator(
             layout,
@@ -86,9 +85,9 @@ class ShardCount:
             logits=False,
             weights=found.weights,
         )
-        self.tables: Tables = {kind: schema.empty_table() for kind, schema in SCHEMAS.items()}
+        self.parts: dict[str, list[Path]] = {kind: [] for kind in SCHEMAS}
 
-    def rows(self) -> Iterator[pa.RecordBatch]:
+    def rows(self, traced: bool) -> Iterator[pa.RecordBatch]:
         """Count sequence after sequence, and yield the rows of each where they are wanted."""
         current: str | None = None
         for index, (domain, sequence) in enumerate(self._content.sequences()):
@@ -106,7 +105,7 @@ class ShardCount:
             tokens = TokenBatch(token_ids=token_ids, continues=torch.from_numpy(sequence.continues), sequences=1)
             self._accumulator.update(tokens, batch, index)
             self._progress.advance(len(sequence.position))
-            if self._traced:
+            if traced:
                 yield self._trace(index, domain, sequence, batch)
         if current is not None:
             self._put_aside(current)
@@ -121,6 +120,10 @@ class ShardCount:
         return rows.set_column(place, rows.schema.field(place), position)
 
     def _put_aside(self, domain: str) -> None:
-        for kind, table in self._accumulator.tables(domain).items():
-            self.tables[kind] = merge_tables(kind, [self.tables[kind], table])
+        """Put the statistics since the last time, all of one domain, on disk, and begin anew."""
+        number = len(self.parts["layer_stats"])
+        paths = {kind: self._folder / f"{number:05d}.{kind}.parquet" for kind in SCHEMAS}
+        write_layers(paths, self._accumulator.tables_by_layer(domain))
+        for kind, path in paths.items():
+            self.parts[kind].append(path)
         self._accumulator.reset()

@@ -74,7 +74,7 @@ class ImportTask:
     def shape(self) -> Shape:
         """What the configuration says of the model."""
         model = self.model
-        return Shape(model.experts, model.top_k, model.layers, model.moe_layers, self.model_name)
+        return Shape(model.experts, model.top_k, model.layers, model.moe_layers, self.model_name, model.vocabulary)
 
 
 class OutputFiles:

@@ -155,7 +155,8 @@ def _recording(rows: pa.Table, path: Path, name: str, domain: str, shape: Shape,
         unlike = lengths != pc.list_value_length(rows["experts"]).to_numpy()
         if unlike.any():
             at = int(np.argmax(unlike))
-            raise VarError(f"{path}: row {numbers[at]}: {lengths[at]} weights for other than {lengths[at]} experts")
+            experts = pc.list_value_length(rows["experts"])[at].as_py()
+            raise VarError(f"{path}: row {numbers[at]}: {lengths[at]} weights for {experts} experts")
         weights = _slots(rows["weights"], 0, numbers, path, shape).astype(np.float32)
     label = {name: str(rows[name][0].as_py()) for name in _LABELS if name in rows.column_names}
     part = label.get("domain", domain)
@@ -186,7 +187,14 @@ def _slots(lists: pa.ChunkedArray, empty: int, numbers: Ints, path: Path, shape:
             f"{path}: row {numbers[at]}: {lengths[at]} experts or weights where models.{shape.model}.top_k is "
             f"{shape.top_k}"
         )
-    values = pc.list_flatten(lists).to_numpy()
+    flat = pc.list_flatten(lists)
+    if flat.null_count:
+        at = int(np.argmax(flat.is_null().to_numpy()))
+        row = numbers[np.flatnonzero(lengths)[at // shape.top_k]]
+        raise VarError(
+            f"{path}: row {row}: an expert or weight is null; leave the list empty where there was no decision"
+        )
+    values = flat.to_numpy()
     if empty and len(values) and values.max() >= empty:
         # E itself would pass for an empty slot.
         at = int(np.argmax(values >= empty))

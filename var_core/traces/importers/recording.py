@@ -10,6 +10,9 @@ from var_core.errors import VarError
 
 Ints = NDArray[np.int64]
 
+_TOKEN_IDS = 1 << 31
+"""Token ids are stored as 32-bit numbers."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -25,6 +28,8 @@ class Shape:
         Which of the recorded layers have experts; None for all.
     model : str
         Name of the model in the configuration, for messages.
+    vocabulary : int or None
+        Token ids are below it; None: below 2**31.
     """
 
     experts: int
@@ -32,6 +37,19 @@ class Shape:
     layers: int | None
     moe_layers: tuple[int, ...] | None
     model: str
+    vocabulary: int | None = None
+
+    def fault_of_token_ids(self, token_ids: Ints) -> tuple[int, str] | None:
+        """Where the first token id stands that the model cannot have, and what is wrong with it; None if none is."""
+        limit = min(_TOKEN_IDS, self.vocabulary or _TOKEN_IDS)
+        wrong = (token_ids < 0) | (token_ids >= limit)
+        if not wrong.any():
+            return None
+        at = int(np.argmax(wrong))
+        if token_ids[at] < 0:
+            return at, f"token id {token_ids[at]} is negative"
+        known = f"the {limit} of models.{self.model}.vocabulary" if limit == self.vocabulary else "32 bits"
+        return at, f"token id {token_ids[at]} is outside {known}"
 
 
 @dataclass(frozen=True)
@@ -111,9 +129,9 @@ def check_recording(recording: Recording, shape: Shape) -> None:
             np.asarray(~np.isfinite(weights).all(axis=-1)),
             lambda at: f"a weight is not a finite number ({', '.join(map(str, weights[at]))})",
         )
-    if recording.token_ids is not None and (recording.token_ids < 0).any():
-        token = int(np.argmax(recording.token_ids < 0))
-        raise VarError(f"{recording.place(token, 0)}: token id {recording.token_ids[token]} is negative")
+    fault = None if recording.token_ids is None else shape.fault_of_token_ids(recording.token_ids)
+    if fault is not None:
+        raise VarError(f"{recording.place(fault[0], 0)}: {fault[1]}")
 
 
 def _odd(experts: Ints, count: int) -> int:

@@ -32,8 +32,11 @@ def load_dump(path: Path) -> dict[str, Any]:
     """
     try:
         dump = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged or foreign file raises is not limited to one kind
-        raise VarError(f"{path}: not a dump of tensors and plain values ({str(error).splitlines()[0]})") from None
+    except Exception:  # what a damaged or foreign file raises is not limited to one kind
+        raise VarError(
+            f"{path}: not a dump of tensors and plain values; it is damaged, or holds pickled objects, which are not "
+            "loaded because that would run their code: write it again with plain tensors, lists, numbers and text"
+        ) from None
     if not isinstance(dump, dict) or not {"records", "logical_count"} & dump.keys():
         raise VarError(f"{path}: holds neither records (per_token) nor logical_count (stat)")
     return dump
@@ -79,7 +82,10 @@ def stat_counts(path: Path, shape: Shape) -> Ints:
     VarError
         If shapes do not fit, or a layer's count is no multiple of k.
     """
-    count = np.asarray(load_dump(path)["logical_count"])
+    dump = load_dump(path)
+    if "logical_count" not in dump:
+        raise VarError(f"{path}: is a per_token dump beside stat dumps; give them a corpus of their own")
+    count = np.asarray(dump["logical_count"])
     if count.ndim != 3 or count.shape[2] != shape.experts:
         raise VarError(
             f"{path}: logical_count has shape {count.shape}, not (steps, layers, models.{shape.model}.experts = "
@@ -101,7 +107,9 @@ def _to_logical(dump: dict[str, Any], path: Path, shape: Shape) -> Ints | None:
     if found is None:
         return None
     table = np.asarray(found, dtype=np.int64)
-    if table.ndim != 2 or table.min() < 0 or int(table.max()) + 1 != shape.experts:
+    if table.ndim != 2 or not table.size:
+        raise VarError(f"{path}: last_physical_to_logical_map has shape {table.shape}, not (layers, physical experts)")
+    if table.min() < 0 or int(table.max()) + 1 != shape.experts:
         raise VarError(
             f"{path}: last_physical_to_logical_map names experts 0 to {table.max()}, but models.{shape.model}.experts "
             f"is {shape.experts}"
@@ -160,6 +168,10 @@ def _experts(found: Ints, tokens: int, where: str, to_logical: Ints | None, shap
     k = shape.top_k
     if found.ndim != 3 or found.shape[1] != tokens or found.shape[2] < k:
         raise VarError(f"{where}: topk_ids_of_layer has shape {found.shape}, not (layers, {tokens}, {k} or more)")
+    if to_logical is not None and len(to_logical) < len(found):
+        raise VarError(
+            f"{where}: {len(found)} layers are recorded, but last_physical_to_logical_map has {len(to_logical)}"
+        )
     if (found[..., k:] != -1).any():
         raise VarError(f"{where}: more experts a token than models.{shape.model}.top_k, {k}")
     found, layers = found[..., :k], np.arange(len(found))

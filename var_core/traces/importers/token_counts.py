@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from var_core.errors import VarError
-from var_core.statistics.tables import EXPERT_COUNTS, LAYER_COUNT_COLUMNS, LAYER_STATS, TOKEN_STATS
+from var_core.statistics.tables import EXPERT_COUNTS, LAYER_STATS, TOKEN_STATS
 from var_core.traces.importers.recording import Ints, Shape
 
 Tables = dict[str, pa.Table]
@@ -89,7 +89,6 @@ def counted_tables(rows: pa.Table, domain: str, path: Path, shape: Shape) -> Tab
             (expert < 0) | (expert >= shape.experts),
             lambda at: f"expert {expert[at]} is outside 0 to {shape.experts - 1}",
         ),
-        (token < 0, lambda at: f"token id {token[at]} is negative"),
         (layer < 0, lambda at: f"layer {layer[at]} is negative"),
         (count < 1, lambda at: f"count {count[at]} is not positive"),
     )
@@ -98,6 +97,9 @@ def counted_tables(rows: pa.Table, domain: str, path: Path, shape: Shape) -> Tab
             raise VarError(
                 f"{path}: row {number[wrong].min()}: {say(int(np.argmin(np.where(wrong, number, 1 << 62))))}"
             )
+    fault = shape.fault_of_token_ids(token)
+    if fault is not None:
+        raise VarError(f"{path}: row {number[fault[0]]}: {fault[1]}")
     same = np.zeros(len(rows), dtype=bool)
     same[1:] = (np.diff(layer) == 0) & (np.diff(token) == 0) & (np.diff(expert) == 0)
     if same.any():
@@ -131,9 +133,14 @@ def _loads(layer: Ints, expert: Ints, count: Ints, experts: int) -> dict[int, In
 
 def layer_table(loads: dict[int, Ints], domain: str, top_k: int) -> pa.Table:
     """Table ``layer_stats`` of which only the load is known: layer -> times each expert was chosen."""
-    known = dict.fromkeys(LAYER_COUNT_COLUMNS, np.zeros(len(loads), dtype=np.int64))
-    known["tokens"] = np.array([load.sum() // top_k for load in loads.values()], dtype=np.int64)
-    return with_nulls({"layer": list(loads), **known, "chosen": list(loads.values())}, domain, LAYER_STATS)
+    known = {
+        "layer": list(loads),
+        "tokens": np.array([load.sum() // top_k for load in loads.values()], dtype=np.int64),
+        # Sums hold only what was counted, so nothing was left out of them here; their order nobody knows.
+        **{name: np.zeros(len(loads), dtype=np.int64) for name in ("nonfinite", "dropped")},
+        "chosen": list(loads.values()),
+    }
+    return with_nulls(known, domain, LAYER_STATS)
 
 
 def with_nulls(known: dict[str, object], domain: str, schema: pa.Schema) -> pa.Table:
