@@ -222,7 +222,7 @@ def _load_results(data: RunData, config: HypothesesConfig) -> Iterator[Result]:
 def _loads(data: RunData, layer: Layer) -> Iterator[Ints]:
     """Load of all shards, then without each; the tokens do not matter for it, so it needs no token ids."""
     if not data.recorded.token_ids:
-        # Loads by shard are not kept apart from those of token ids.
+        # Shard by shard there are only counts of token ids.
         yield data.load(layer)
         return
     counts = data.expert_counts(layer)
