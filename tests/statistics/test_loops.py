@@ -149,8 +149,7 @@ def test_an_expert_that_is_not_there_is_refused_before_anything_is_written(exper
     assert not any(tensor.any() for tensor in accumulator.state().values())
 
 
-def test_no_thread_counts_on_after_another_has_failed(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+def test_no_thread_counts_on_after_another_has_failed():
     counted = []
 
     def work(begin, end):
@@ -160,11 +159,12 @@ def test_no_thread_counts_on_after_another_has_failed(monkeypatch):
         counted.append(begin)
 
     with pytest.raises(MemoryError):
-        by_loops._for_all_layers(work, 4)
+        by_loops._for_all_layers(work, 4, 2)
     assert counted == [2], "the other thread was waited for"
 
 
 def test_the_number_of_threads_changes_no_bit(monkeypatch):
+    monkeypatch.setattr(by_loops, "_WORTH_THREADS", 0)
     states = []
     for threads in (1, 2, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)

@@ -24,6 +24,9 @@ from var_core.statistics.quantities import Quantities, finite_logits, log_scores
 from var_core.statistics.tables import QUANTITIES
 from var_core.statistics.token_state import TokenState
 
+_WORTH_THREADS = 1 << 19
+"""Cells (layer, token, expert) from which on waking other threads costs less than it saves."""
+
 
 def count_by_loops(
     batch: RoutedBatch,
@@ -36,8 +39,8 @@ def count_by_loops(
 ) -> Quantities | None:
     """Count a batch; parameters and result as :func:`var_core.statistics.by_tensors.count_by_tensors`.
 
-    Layers are shared out among as many threads as torch uses. No two of them touch the same cells, and within a
-    layer the order is that of the tokens, so the result does not depend on their number.
+    The layers of a large batch are shared out among as many threads as torch uses. No two of them touch the same cells,
+    and within a layer the order is that of the tokens, so the result does not depend on their number.
     """
     width = layout.experts
     experts = batch.experts.contiguous().numpy()
@@ -72,8 +75,9 @@ def count_by_loops(
         count_sequences(begin, end, experts, first, width, kept, follows, place, counts[3:], *matrices[2:])
 
     # In two steps: what is counted at a layer depends on the decisions of the next.
-    _for_all_layers(decide, layers)
-    _for_all_layers(count, layers)
+    threads = torch.get_num_threads() if layers * tokens * width >= _WORTH_THREADS else 1
+    _for_all_layers(decide, layers, threads)
+    _for_all_layers(count, layers, threads)
     if batch.logits is None:
         return None
     return Quantities(*(torch.from_numpy(each) for each in (*values, finite)))
@@ -89,9 +93,9 @@ def _check_range(experts: np.ndarray, width: int) -> None:
         )
 
 
-def _for_all_layers(work: Callable[[int, int], Any], layers: int) -> None:
+def _for_all_layers(work: Callable[[int, int], Any], layers: int, threads: int) -> None:
     """Call `work` on ranges of layers, one in this thread and the others in threads beside it."""
-    threads = min(torch.get_num_threads(), layers)
+    threads = min(threads, layers)
     borders = [layers * part // threads for part in range(threads + 1)]
     own, *others = itertools.pairwise(borders)
     waiting = [_pool(threads).submit(work, *layer_range) for layer_range in others]
