@@ -135,7 +135,12 @@ CHECKS = (
         """
         SELECT split, coalesce(rows, 0) AS rows, tokens
         FROM traced_splits
-        JOIN (SELECT split, sum(tokens) AS tokens FROM decisions WHERE run = $run GROUP BY split) USING (split)
+        JOIN (
+            -- Sums that others recorded have no order (pairs is null), and so no trace.
+            SELECT split, sum(tokens) AS tokens
+            FROM decisions JOIN repeats USING (run, split, domain, layer)
+            WHERE run = $run AND pairs IS NOT NULL GROUP BY split
+        ) USING (split)
         LEFT JOIN (SELECT split, count(*) AS rows FROM traces WHERE run = $run GROUP BY split) USING (split)
         WHERE coalesce(rows, 0) <> tokens
         """,
