@@ -3,10 +3,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from var_core.config.capture import state_bytes
 from var_core.config.corpus import TraceCorpus
 from var_core.config.models import TraceModel
 from var_core.job import logged
-from var_core.traces.importers.outputs import ImportTask, state_bytes
+from var_core.traces.importers.outputs import ImportTask
 from var_core.traces.importers.stage import import_trace
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from var_core.capture.memory import Halving, SpoiltStateError, joined, out_of_me
 from var_core.capture.outputs import CaptureOutputs, Parts
 from var_core.capture.plan import CapturePlan, result_settings, site_records
 from var_core.capture.stopping import StoppedError, StopRequest
-from var_core.config.capture import CaptureConfig
+from var_core.config.capture import CaptureConfig, state_bytes
 from var_core.config.models import ModelConfig, PretrainedModel
 from var_core.corpus.shards import TokenShard, position_ids
 from var_core.errors import VarError
@@ -145,7 +145,7 @@ class _Job:
             content=tokens.provenance["content"],
             trace=outputs.trace,
         )
-        limit = None if config.max_state_mb is None else config.max_state_mb * 1_000_000
+        limit = state_bytes(config.max_state_mb)
         accumulator = Accumulator(identified.layout, loaded.vocabulary, self._device, config.seed, limit)
         self._counting = Counting(accumulator, tokens, len(self._batches), config, outputs.trace)
         self._forwards = Halving(config.batch_sequences, tokens.length, self._device)

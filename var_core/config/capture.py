@@ -52,3 +52,8 @@ class CaptureConfig(Block):
         if "heldout" not in trace:
             raise ValueError("must name heldout, whose decisions the hypotheses are tested on")
         return trace
+
+
+def state_bytes(megabytes: int | None) -> int | None:
+    """Turn ``capture.max_state_mb`` into bytes."""
+    return None if megabytes is None else megabytes * 1_000_000

@@ -1,21 +1,20 @@
 """Putting decisions in the place of the router's."""
 
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from var_core.errors import VarError
+from var_core.routing.hooks import Hooked
 from var_core.routing.sites import Site
 
 Chosen = tuple[torch.Tensor, torch.Tensor]
 """Experts, int64 [T, k], and their weights, [T, k]."""
 
 
-class Forcer:
+class Forcer(Hooked):
     """Context manager that replaces what the experts of some sites are given.
 
     A slot with index E (as recorded batches have for skips and empty slots) or with weight 0 drops its expert; E itself
@@ -38,7 +37,7 @@ class Forcer:
     def __init__(
         self, sites: tuple[Site, ...], decisions: Mapping[int, Chosen | Callable[[torch.Tensor, torch.Tensor], Chosen]]
     ) -> None:
-        self._handles: list[RemovableHandle] = []
+        super().__init__()
         self._forced: list[tuple[Site, Chosen | Callable[[torch.Tensor, torch.Tensor], Chosen]]] = []
         known = {site.layer: site for site in sites}
         for layer, decision in decisions.items():
@@ -56,13 +55,6 @@ class Forcer:
             hook = _hook(site, decision)
             self._handles.append(site.experts.register_forward_pre_hook(hook, with_kwargs=True))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
 
 
 def _check_chosen(site: Site, chosen: Chosen) -> None:

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch
+from var_core.routing.hooks import Hooked
 from var_core.routing.readers import Decision, Reader
 from var_core.routing.sites import Site
 
 
-class Recorder:
+class Recorder(Hooked):
     """Context manager that records what the experts of every site are given.
 
     The selection is taken where it is used, before the experts run, and never derived again from the logits: for
@@ -28,8 +28,8 @@ class Recorder:
     """
 
     def __init__(self, sites: tuple[Site, ...]) -> None:
+        super().__init__()
         self._sites = sites
-        self._handles: list[RemovableHandle] = []
         self._outputs: dict[int, Any] = {}
         self._given: dict[int, tuple[torch.Tensor, ...]] = {}
 
@@ -44,9 +44,7 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        super().__exit__(kind, error, trace)
         self.forget()
 
     def forget(self) -> None:

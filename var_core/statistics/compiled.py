@@ -1,8 +1,9 @@
 """Counting on a CPU: the loops over decisions, compiled by numba.
 
-Tensor operations pass over a batch dozens of times; these loops pass over it once, and cost k steps a decision where
-tensors cost E. What they do is defined by the tensor operations of the accumulator, which run on a GPU; tests hold
-the two to each other. Sums are taken in the order of the tokens, so results do not depend on the number of threads.
+Tensor operations pass over a batch dozens of times; these loops pass over it a few times, and only the scores cost E
+steps a decision: all counting costs k, or k squared for pairs. What they do is defined by the tensor operations of
+the accumulator, which run on a GPU; tests hold the two to each other. Sums are taken in the order of the tokens, so
+results do not depend on the number of threads.
 """
 
 import functools

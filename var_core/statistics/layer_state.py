@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 
 from var_core.routing.batch import RouterLayout
-from var_core.statistics.tables import EXPERT_MATRIX_COLUMNS, LAYER_COUNT_COLUMNS, LAYER_STATS, layer_rows
+from var_core.statistics.tables import EXPERT_MATRIX_COLUMNS, LAYER_COUNT_COLUMNS, LAYER_STATS, statistics_table
 
 _NEED_WEIGHTS = ("first_repeats", "next_first", "next_first_shuffled")
 
@@ -140,7 +140,7 @@ class LayerState:
         """
         shapes, E = self._layout.layers, self._layout.experts
         own = shapes[layer].experts
-        columns: dict[str, object] = {"first": [first], "weight_sum": [weight_sum]}
+        columns: dict[str, object] = {"layer": layer, "first": [first], "weight_sum": [weight_sum]}
         for name, counts in zip(LAYER_COUNT_COLUMNS, self._counts, strict=True):
             columns[name] = [int(counts[layer])]
         for name in EXPERT_MATRIX_COLUMNS:
@@ -154,4 +154,4 @@ class LayerState:
         columns["chosen"] = [together.view(E, E).diagonal()[:own].cpu().numpy().copy()]
         if weight_sum is None:
             columns |= dict.fromkeys((*_NEED_WEIGHTS, "first", "weight_sum"))
-        return layer_rows(LAYER_STATS, domain, layer, columns, rows=1)
+        return statistics_table(LAYER_STATS, domain, columns, rows=1)

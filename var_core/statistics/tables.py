@@ -81,14 +81,27 @@ sequence (null at the last layer). What needs weights, order or text that was no
 SCHEMAS = {"token_stats": TOKEN_STATS, "expert_counts": EXPERT_COUNTS, "layer_stats": LAYER_STATS}
 
 
-def layer_rows(schema: pa.Schema, domain: str, layer: int, columns: Mapping[str, object], rows: int) -> pa.Table:
-    """Make a table of one domain and layer; columns that are None are null throughout."""
-    constant = {"domain": domain, "layer": layer}
-    arrays = []
-    for field in schema:
-        if field.name in constant:
-            arrays.append(pa.repeat(pa.scalar(constant[field.name], field.type), rows))
-            continue
-        values = columns[field.name]
-        arrays.append(pa.nulls(rows, field.type) if values is None else pa.array(values, field.type))
-    return pa.table(arrays, schema=schema)
+def statistics_table(schema: pa.Schema, domain: str, columns: Mapping[str, object], rows: int) -> pa.Table:
+    """Make a statistics table of one domain.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        One of :data:`SCHEMAS`.
+    domain : str
+        Of all rows.
+    columns : mapping
+        Values of every other column: an array or a list; a number that all rows have; or None, for null throughout.
+    rows : int
+        How many there are.
+    """
+
+    def array(field: pa.Field) -> pa.Array:
+        values = domain if field.name == "domain" else columns[field.name]
+        if values is None:
+            return pa.nulls(rows, field.type)
+        if isinstance(values, str | int):
+            return pa.repeat(pa.scalar(values, field.type), rows)
+        return pa.array(values, field.type)
+
+    return pa.table([array(field) for field in schema], schema=schema)

@@ -9,7 +9,7 @@ import torch
 
 from var_core.errors import VarError
 from var_core.routing.batch import RouterLayout
-from var_core.statistics.tables import EXPERT_COUNTS, QUANTITIES, TOKEN_STATS, layer_rows
+from var_core.statistics.tables import EXPERT_COUNTS, QUANTITIES, TOKEN_STATS, statistics_table
 
 _CELL_BYTES = 4 + 4 + 8  # chosen, first, weight_sum of one (token id, layer, expert)
 _MOMENT_BYTES = 8 * (1 + 2 * len(QUANTITIES))  # n, means and m2 of one (token id, layer)
@@ -227,10 +227,10 @@ class TokenState:
 
     def _token_stats(self, layer: int, domain: str, token: np.ndarray, rows: np.ndarray, logits: bool) -> pa.Table:
         moments = self._moments[: self._used, layer].cpu().numpy()[rows]
-        columns: dict[str, object] = {"token_id": token, "n": moments[:, 0].astype(np.int64)}
+        columns: dict[str, object] = {"layer": layer, "token_id": token, "n": moments[:, 0].astype(np.int64)}
         for column, (moment, quantity) in enumerate(itertools.product(("mean", "m2"), QUANTITIES), start=1):
             columns[f"{quantity}_{moment}"] = moments[:, column] if logits else None
-        return layer_rows(TOKEN_STATS, domain, layer, columns, len(rows))
+        return statistics_table(TOKEN_STATS, domain, columns, len(rows))
 
     def _expert_counts(self, layer: int, domain: str, token: np.ndarray, rows: np.ndarray, weights: bool) -> pa.Table:
         first, last = self._bounds[layer]
@@ -243,13 +243,14 @@ class TokenState:
         at = np.flatnonzero(chosen)
         row, expert = np.divmod(at, last - first)
         columns: dict[str, object] = {
+            "layer": layer,
             "token_id": token[row],
             "expert": expert,
             "chosen": chosen[at],
             "first": of_seen(self._first)[at] if weights else None,
             "weight_sum": of_seen(self._weight_sum)[at] if weights else None,
         }
-        return layer_rows(EXPERT_COUNTS, domain, layer, columns, len(at))
+        return statistics_table(EXPERT_COUNTS, domain, columns, len(at))
 
 
 def row_bytes(layout: RouterLayout) -> int:

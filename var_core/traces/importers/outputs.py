@@ -17,11 +17,6 @@ from var_core.traces.importers.recording import Shape
 from var_core.traces.importers.token_counts import Tables
 
 
-def state_bytes(megabytes: int | None) -> int | None:
-    """Turn ``capture.max_state_mb`` into bytes."""
-    return None if megabytes is None else megabytes * 1_000_000
-
-
 @dataclass(frozen=True)
 class ImportTask:
     """What is to be imported, and where to.

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from var_core.errors import VarError
-from var_core.statistics.tables import EXPERT_COUNTS, LAYER_STATS, TOKEN_STATS
+from var_core.statistics.tables import EXPERT_COUNTS, LAYER_STATS, TOKEN_STATS, statistics_table
 from var_core.traces.importers.recording import Ints, Shape
 
 Tables = dict[str, pa.Table]
@@ -146,11 +146,4 @@ def layer_table(loads: dict[int, Ints], domain: str, top_k: int) -> pa.Table:
 def with_nulls(known: dict[str, object], domain: str, schema: pa.Schema) -> pa.Table:
     """Make a table of the schema from the columns that are known; the others are null."""
     rows = len(known["layer"])  # type: ignore[arg-type]
-    columns = {"domain": [domain] * rows, **known}
-    return pa.table(
-        [
-            pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(rows, field.type)
-            for field in schema
-        ],
-        schema=schema,
-    )
+    return statistics_table(schema, domain, {**dict.fromkeys(schema.names), **known}, rows)
