@@ -73,3 +73,15 @@ def test_a_vocabulary_that_fits_has_a_row_for_every_token():
     assert accumulator.has_room(torch.arange(VOCABULARY))
     limited = Accumulator(LAYOUT, VOCABULARY, CPU, max_state_bytes=VOCABULARY * row_bytes(LAYOUT) - 1)
     assert not limited.has_room(torch.arange(VOCABULARY)) and limited.has_room(torch.arange(VOCABULARY - 1))
+
+
+@pytest.mark.parametrize("vocabulary", [0, VOCABULARY])
+def test_a_state_has_no_room_for_more_tokens_than_its_counts_can_hold(monkeypatch, vocabulary):
+    monkeypatch.setattr("var_core.statistics.accumulator._MOST_TOKENS", 70)
+    accumulator = Accumulator(LAYOUT, vocabulary, CPU)
+    for index, room in enumerate((True, True, False)):  # 30 tokens each
+        tokens, document, batch = random_decisions(index, vocabulary=VOCABULARY)
+        assert accumulator.has_room(tokens.flatten()) is room
+        accumulator.update(TokenBatch.from_sequences(tokens, document), batch, index)
+    accumulator.reset()
+    assert accumulator.has_room(tokens.flatten())

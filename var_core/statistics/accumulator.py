@@ -20,6 +20,8 @@ from var_core.statistics.quantities import Quantities
 from var_core.statistics.tables import SCHEMAS
 from var_core.statistics.token_state import TokenState
 
+_MOST_TOKENS = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -93,8 +95,13 @@ class Accumulator:
         return self._layers.nonfinite
 
     def has_room(self, token_ids: torch.Tensor) -> bool:
-        """Whether a batch of these tokens fits into the state; if not, put the tables on disk and reset first."""
-        return self._tokens.has_room(token_ids)
+        """Whether a batch of these tokens fits into the state; if not, put the tables on disk and reset first.
+
+        Counts by token id are 32 bits wide, so a state that goes on for 2**31 tokens has no room either. Where token
+        ids are not recorded, only the number of `token_ids` matters.
+        """
+        room = _MOST_TOKENS - self._layers.tokens
+        return len(token_ids) <= room and (not self._by_token or self._tokens.has_room(token_ids))
 
     def state(self) -> dict[str, torch.Tensor]:
         """The state's tensors by name, for a checkpoint; not copies."""

@@ -44,6 +44,11 @@ class LayerState:
         return (self._counts.numpy(), *(cells[:-1].view(shape).numpy() for cells in self._matrices.values()))
 
     @property
+    def tokens(self) -> int:
+        """Most decisions that were counted at a layer so far."""
+        return int(self._counts[LAYER_COUNT_COLUMNS.index("tokens")].max())
+
+    @property
     def nonfinite(self) -> torch.Tensor:
         """Decisions left out so far because a logit was NaN or infinite, int64 [L]."""
         return self._counts[LAYER_COUNT_COLUMNS.index("nonfinite")]

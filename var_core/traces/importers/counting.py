@@ -92,9 +92,8 @@ class ShardCount:
         current: str | None = None
         for index, (domain, sequence) in enumerate(self._content.sequences()):
             token_ids = None if sequence.token_ids is None else torch.from_numpy(sequence.token_ids)
-            if current is not None and (
-                domain != current or (token_ids is not None and not self._accumulator.has_room(token_ids))
-            ):
+            counted = torch.from_numpy(sequence.position) if token_ids is None else token_ids
+            if current is not None and (domain != current or not self._accumulator.has_room(counted)):
                 self._put_aside(current)
             current = domain
             batch = RoutedBatch(
