@@ -148,6 +148,17 @@ def test_a_split_that_was_not_traced_needs_no_rows(sound):
     load_and_check(dataclasses.replace(sound, traces={"heldout": sound.traces["heldout"], "capture": ()}))
 
 
+def test_sums_without_an_order_need_no_trace(build, sound):
+    def unordered(table):
+        for name in ("pairs", "first_repeats", "any_repeats", "slot_overlaps"):
+            index = table.column_names.index(name)
+            table = table.set_column(index, table.schema.field(name), pa.nulls(len(table), pa.int64()))
+        return table
+
+    empty = {path: lambda table: table.slice(0, 0) for path in sound.traces["heldout"]}
+    build({**empty, sound.statistics_file("heldout", "layer_stats"): unordered})
+
+
 def test_decisions_that_were_not_finite_are_no_fault(build, sound):
     build({sound.statistics_file("capture", "layer_stats"): edit("nonfinite", 5)})
 

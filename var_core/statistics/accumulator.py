@@ -173,7 +173,7 @@ class Accumulator:
                 first, weight_sum = _by_expert(by_token["expert_counts"], shape.experts)
             if not self._by_token:
                 by_token = {kind: table.slice(0, 0) for kind, table in by_token.items()}
-            yield {**by_token, "layer_stats": self._layers.table(layer, domain, first, weight_sum)}
+            yield {**by_token, "layer_stats": self._layers.table(layer, domain, self._logits, first, weight_sum)}
 
     def _ids(self, tokens: TokenBatch, batch: RoutedBatch) -> torch.Tensor:
         """Token ids, or one and the same for all where they are not recorded or not wanted."""

@@ -133,13 +133,17 @@ class LayerState:
         for tensor in self.state().values():
             tensor.zero_()
 
-    def table(self, layer: int, domain: str, first: np.ndarray | None, weight_sum: np.ndarray | None) -> pa.Table:
+    def table(
+        self, layer: int, domain: str, logits: bool, first: np.ndarray | None, weight_sum: np.ndarray | None
+    ) -> pa.Table:
         """The row of ``layer_stats`` of one layer.
 
         Parameters
         ----------
         layer : int
         domain : str
+        logits : bool
+            Whether they were recorded.
         first, weight_sum : numpy.ndarray or None
             By expert, [E], from the token ids' state; None where weights were not recorded.
         """
@@ -157,6 +161,8 @@ class LayerState:
             columns[name] = [cells.reshape(E, E)[:own, : shapes[after].experts].flatten()]
         together = self._matrices["coactivation"][layer * self._matrix : (layer + 1) * self._matrix]
         columns["chosen"] = [together.view(E, E).diagonal()[:own].cpu().numpy().copy()]
+        if not logits:
+            columns["nonfinite"] = None
         if weight_sum is None:
             columns |= dict.fromkeys((*_NEED_WEIGHTS, "first", "weight_sum"))
         return statistics_table(LAYER_STATS, domain, columns, rows=1)

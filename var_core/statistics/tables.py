@@ -48,7 +48,7 @@ EXPERT_COUNTS = pa.schema(
 LAYER_COUNT_COLUMNS = ("tokens", "nonfinite", "dropped", "pairs", "first_repeats", "any_repeats", "slot_overlaps")
 """Whole-number columns of ``layer_stats``."""
 
-_OF_ORDER = ("pairs", "first_repeats", "any_repeats", "slot_overlaps")
+_MAY_BE_UNKNOWN = ("nonfinite", "pairs", "first_repeats", "any_repeats", "slot_overlaps")
 
 EXPERT_VECTOR_COLUMNS = ("chosen", "first")
 """Columns of ``layer_stats`` that hold E whole numbers."""
@@ -60,7 +60,7 @@ LAYER_STATS = pa.schema(
     [
         pa.field("domain", pa.string(), nullable=False),
         pa.field("layer", pa.int16(), nullable=False),
-        *(pa.field(name, pa.int64(), nullable=name in _OF_ORDER) for name in LAYER_COUNT_COLUMNS),
+        *(pa.field(name, pa.int64(), nullable=name in _MAY_BE_UNKNOWN) for name in LAYER_COUNT_COLUMNS),
         pa.field("chosen", pa.list_(pa.int64()), nullable=False),
         pa.field("first", pa.list_(pa.int64())),
         pa.field("weight_sum", pa.list_(pa.float64())),
@@ -75,7 +75,7 @@ within one sequence, and of these ``first_repeats``, ``any_repeats`` and the sum
 ``slot_overlaps``; ``coactivation[i * E + j]`` decisions that chose both i and j (the diagonal is ``chosen``; E is
 the layer's own); ``next_*[i * E + j]`` decisions with i at this layer and j at the next one (E is the next one's),
 for all chosen pairs, for the first choices, and for the first choices with the next layer's shuffled within the
-sequence (null at the last layer). What needs weights, order or text that was not recorded is null.
+sequence (null at the last layer). What needs logits, weights, order or text that was not recorded is null.
 """
 
 SCHEMAS = {"token_stats": TOKEN_STATS, "expert_counts": EXPERT_COUNTS, "layer_stats": LAYER_STATS}

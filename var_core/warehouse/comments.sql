@@ -40,7 +40,7 @@ COMMENT ON COLUMN tokens.heldout_count IS 'Occurrences in the held-out split (n 
 
 COMMENT ON TABLE decisions IS 'A row a (split, domain, layer): how many decisions were counted and how many could not be.';
 COMMENT ON COLUMN decisions.tokens IS 'Decisions counted, one a token.';
-COMMENT ON COLUMN decisions.nonfinite IS 'Decisions left out because a router logit was NaN or infinite; 0 where router logits were not recorded, as nobody knows.';
+COMMENT ON COLUMN decisions.nonfinite IS 'Decisions left out because a router logit or a weight was NaN or infinite; null where router logits were not recorded.';
 COMMENT ON COLUMN decisions.dropped IS 'Decisions that gave the token to no expert, or of which no record was kept, left out too.';
 
 COMMENT ON TABLE token_stats IS 'A row a (split, domain, layer, token id) that occurs: moments of per-decision quantities. Domains pooled: v_token_stats.';

@@ -155,8 +155,8 @@ def _load_run(connection: Connection, files: RunFiles, provenance: Mapping[str, 
     }
     tokens = connection.execute(
         """
-        SELECT coalesce(sum(tokens + nonfinite + dropped) FILTER (split = 'capture'), 0),
-            coalesce(sum(tokens + nonfinite + dropped) FILTER (split = 'heldout'), 0)
+        SELECT coalesce(sum(tokens + coalesce(nonfinite, 0) + dropped) FILTER (split = 'capture'), 0),
+            coalesce(sum(tokens + coalesce(nonfinite, 0) + dropped) FILTER (split = 'heldout'), 0)
         FROM decisions WHERE run = $run AND layer = (SELECT min(layer) FROM layers WHERE run = $run)
         """,
         {"run": files.run},

@@ -54,7 +54,7 @@ CREATE TABLE decisions (
     domain     VARCHAR NOT NULL,
     layer      SMALLINT NOT NULL,
     tokens     BIGINT NOT NULL,
-    nonfinite  BIGINT NOT NULL,
+    nonfinite  BIGINT,
     dropped    BIGINT NOT NULL
 );
 

@@ -136,8 +136,8 @@ def layer_table(loads: dict[int, Ints], domain: str, top_k: int) -> pa.Table:
     known = {
         "layer": list(loads),
         "tokens": np.array([load.sum() // top_k for load in loads.values()], dtype=np.int64),
-        # Sums hold only what was counted, so nothing was left out of them here; their order nobody knows.
-        **{name: np.zeros(len(loads), dtype=np.int64) for name in ("nonfinite", "dropped")},
+        # Sums hold only what was given to an expert; their order, and what had no finite logits, nobody knows.
+        "dropped": np.zeros(len(loads), dtype=np.int64),
         "chosen": list(loads.values()),
     }
     return with_nulls(known, domain, LAYER_STATS)
