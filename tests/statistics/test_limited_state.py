@@ -27,7 +27,7 @@ def spilled(batches, max_state_bytes):
             parts.append(accumulator.tables("d"))
             accumulator.reset()
         accumulator.update(TokenBatch.from_sequences(tokens, document), batch, index)
-        by_token = [accumulator.state()[name] for name in ("moments", "chosen", "first", "weight_sum")]
+        by_token = [accumulator.state()["cells"]]
         largest = max(largest, sum(tensor.numel() * tensor.element_size() for tensor in by_token))
     parts.append(accumulator.tables("d"))
     return {kind: merge_tables(kind, [part[kind] for part in parts]) for kind in SCHEMAS}, len(parts), largest

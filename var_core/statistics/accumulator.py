@@ -7,7 +7,6 @@ of tokens. A batch is reduced where it lies: by tensor operations on a GPU, by c
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -15,6 +14,7 @@ from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch, RouterLayout
 from var_core.statistics.by_loops import count_by_loops
 from var_core.statistics.by_tensors import count_by_tensors
+from var_core.statistics.counting_loops import sums_by_expert
 from var_core.statistics.layer_state import LayerState
 from var_core.statistics.quantities import Quantities
 from var_core.statistics.tables import SCHEMAS
@@ -170,7 +170,9 @@ class Accumulator:
             by_token = self._tokens.tables(layer, domain, self._logits, self._weights)
             first = weight_sum = None
             if self._weights:
-                first, weight_sum = _by_expert(by_token["expert_counts"], shape.experts)
+                rows = by_token["expert_counts"]
+                expert, firsts, weights = (rows[name].to_numpy() for name in ("expert", "first", "weight_sum"))
+                first, weight_sum = sums_by_expert(expert, firsts, weights, shape.experts)
             if not self._by_token:
                 by_token = {kind: table.slice(0, 0) for kind, table in by_token.items()}
             yield {**by_token, "layer_stats": self._layers.table(layer, domain, self._logits, first, weight_sum)}
@@ -181,12 +183,3 @@ class Accumulator:
             assert tokens.token_ids is not None
             return tokens.token_ids
         return torch.zeros(batch.experts.shape[1], dtype=torch.int64, device=self.device)
-
-
-def _by_expert(counts: pa.Table, experts: int) -> tuple[np.ndarray, np.ndarray]:
-    """``first`` and ``weight_sum`` over all token ids, [E] each; sums of whole numbers are exact below 2**53."""
-    expert = counts["expert"].to_numpy()
-    first, weight_sum = (
-        np.bincount(expert, weights=counts[name].to_numpy(), minlength=experts) for name in ("first", "weight_sum")
-    )
-    return first.astype(np.int64), weight_sum

@@ -11,16 +11,10 @@ import torch
 
 from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch, RouterLayout
-from var_core.statistics.compiled import (
-    count_layers,
-    count_sequences,
-    count_tokens,
-    decision_values,
-    finite_weights,
-    first_choices,
-)
+from var_core.statistics.counting_loops import count_layers, count_sequences, count_tokens
 from var_core.statistics.layer_state import LayerState
 from var_core.statistics.quantities import Quantities, finite_logits, log_scores
+from var_core.statistics.quantity_loops import all_within, choose, decision_values
 from var_core.statistics.tables import QUANTITIES
 from var_core.statistics.token_state import TokenState
 
@@ -57,20 +51,15 @@ def count_by_loops(
     if batch.weights is not None:
         weights, first = batch.weights.float().contiguous().numpy(), np.empty((layers, tokens), np.int64)
     row_of, follows, place = rows.numpy(), continues.numpy(), order.numpy()
-    of_token, (counts, *matrices) = by_token.arrays(), by_layer.arrays()
+    of_token, (counts, *matrices) = by_token.arrays, by_layer.arrays
 
     def decide(begin: int, end: int) -> None:
         if batch.logits is not None:
-            decision_values(begin, end, scores, experts, own, finite, *values)
-        finite_weights(begin, end, weights, finite)
-        # Empty slots come last, so the first one says whether the token went anywhere.
-        np.logical_and(finite[begin:end], experts[begin:end, :, 0] < width, out=kept[begin:end])
-        if batch.weights is not None:
-            first_choices(begin, end, experts, weights, kept, width, first)
+            decision_values(begin, end, scores, experts, own, finite, values)
+        choose(begin, end, experts, weights, width, finite, kept, first)
 
     def count(begin: int, end: int) -> None:
-        starts, cells = by_token.starts, by_token.cells
-        count_tokens(begin, end, row_of, starts, cells, width, kept, values, experts, weights, first, *of_token)
+        count_tokens(begin, end, row_of, kept, values, experts, weights, first, *of_token, width)
         count_layers(begin, end, experts, width, finite, kept, counts[:3], *matrices[:2])
         count_sequences(begin, end, experts, first, width, kept, follows, place, counts[3:], *matrices[2:])
 
@@ -85,7 +74,7 @@ def count_by_loops(
 
 def _check_range(experts: np.ndarray, width: int) -> None:
     """The loops do not look where they write."""
-    if experts.size and not 0 <= experts.min() <= experts.max() <= width:
+    if not all_within(experts, width):
         layer = int(np.argmax((experts < 0).any(axis=(1, 2)) | (experts > width).any(axis=(1, 2))))
         raise VarError(
             f"MoE layer {layer} chose an expert outside 0 to {width - 1}; its experts are not numbered as its router's "

@@ -1,5 +1,6 @@
 """The part of the statistics that is kept for every layer: counts, and which experts go together."""
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -32,6 +33,7 @@ class LayerState:
         size = layers * self._matrix + 1
         self._matrices = {name: torch.zeros(size, dtype=torch.int64, device=device) for name in EXPERT_MATRIX_COLUMNS}
 
+    @functools.cached_property
     def arrays(self) -> tuple[np.ndarray, ...]:
         """The state of a CPU as numpy arrays that share its memory.
 

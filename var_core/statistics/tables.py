@@ -8,6 +8,7 @@ of each file names their module paths under ``"sites"``.
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 
 QUANTITIES = ("router_entropy", "confidence", "margin")
@@ -100,8 +101,19 @@ def statistics_table(schema: pa.Schema, domain: str, columns: Mapping[str, objec
         values = domain if field.name == "domain" else columns[field.name]
         if values is None:
             return pa.nulls(rows, field.type)
-        if isinstance(values, str | int):
-            return pa.repeat(pa.scalar(values, field.type), rows)
+        if isinstance(values, str):
+            return _repeated(values, rows)
+        if isinstance(values, int):
+            values = np.full(rows, values, field.type.to_pandas_dtype())
         return pa.array(values, field.type)
 
     return pa.table([array(field) for field in schema], schema=schema)
+
+
+def _repeated(text: str, rows: int) -> pa.Array:
+    """One text in all rows, as :func:`pyarrow.repeat` gives it, several times as fast."""
+    encoded = text.encode()
+    ends = np.arange(rows + 1, dtype=np.int64) * len(encoded)
+    if ends[-1] > np.iinfo(np.int32).max:
+        return pa.repeat(text, rows)
+    return pa.StringArray.from_buffers(rows, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(encoded * rows))

@@ -1,5 +1,6 @@
 """The part of the statistics that is kept for every token id: moments, and how often each expert was chosen."""
 
+import functools
 import itertools
 from collections.abc import Mapping
 
@@ -9,10 +10,13 @@ import torch
 
 from var_core.errors import VarError
 from var_core.routing.batch import RouterLayout
+from var_core.statistics.counting_loops import filled_cells, rows_of
 from var_core.statistics.tables import EXPERT_COUNTS, QUANTITIES, TOKEN_STATS, statistics_table
 
-_CELL_BYTES = 4 + 4 + 8  # chosen, first, weight_sum of one (token id, layer, expert)
-_MOMENT_BYTES = 8 * (1 + 2 * len(QUANTITIES))  # n, means and m2 of one (token id, layer)
+_MOMENTS = 1 + 2 * len(QUANTITIES)
+"""Words of a cell that hold n, and mean and m2 of every quantity."""
+_LINE = 8
+"""Words of a processor's cache line: what is used together begins where a line begins."""
 _NO_ROW = -1
 
 
@@ -32,28 +36,25 @@ class TokenState:
         Where the state lives.
     max_bytes : int or None
         Limit of the state's memory; None: none.
+
+    Notes
+    -----
+    All that is known of one token id at one layer lies side by side, in a cell of 8-byte words, because it is used
+    together and token ids come in no order: n, means and m2; the sums of weights by expert, [E]; and as 4-byte whole
+    numbers how often each expert was chosen, [E], and chosen first, [E].
     """
 
     def __init__(self, layout: RouterLayout, vocabulary: int, device: torch.device, max_bytes: int | None) -> None:
         self._layout, self._device = layout, device
-        starts = np.cumsum([0, *(layer.experts for layer in layout.layers)])
-        self.cells = int(starts[-1])  # of one token id
-        self.starts = starts[:-1]  # of each layer among them
-        self._start = torch.tensor(self.starts, device=device)[:, None, None]
-        self._bounds = [(int(a), int(b)) for a, b in itertools.pairwise(starts)]
+        self._experts, self._words = layout.experts, _cell_words(layout)
         dense = max_bytes is None or vocabulary * row_bytes(layout) <= max_bytes
         self.rows = vocabulary if max_bytes is None or dense else max_bytes // row_bytes(layout)
         self._row_of = None if dense else torch.full((vocabulary,), _NO_ROW, dtype=torch.int32, device=device)
         self._token_of = torch.zeros(0 if dense else self.rows, dtype=torch.int32, device=device)
         self._used = self.rows if dense else 0
-        # n, means and m2 side by side: one gather and one scatter a batch. Whole numbers are exact below 2**53.
-        shape = (self.rows, len(layout), 1 + 2 * len(QUANTITIES))
-        self._moments = torch.zeros(shape, dtype=torch.float64, device=device)
-        # One cell more than there are: what does not count is added there.
-        cells = self.rows * self.cells + 1
-        self._chosen = torch.zeros(cells, dtype=torch.int32, device=device)
-        self._first = torch.zeros(cells, dtype=torch.int32, device=device)
-        self._weight_sum = torch.zeros(cells, dtype=torch.float64, device=device)
+        # One word more than there are: what does not count is added there.
+        self._memory = torch.zeros(self.rows * len(layout) * self._words + 1, dtype=torch.float64, device=device)
+        self._cells = self._memory[:-1].view(self.rows, len(layout), self._words)
 
     def new_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Token ids that have no row yet, each once."""
@@ -90,16 +91,18 @@ class TokenState:
         self._used += len(new)
         return self._row_of[token_ids].long()
 
-    def arrays(self) -> tuple[np.ndarray, ...]:
+    @functools.cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, int]:
         """The state of a CPU as numpy arrays that share its memory.
 
         Returns
         -------
-        tuple of numpy.ndarray
-            n, means and m2 of every row and layer, [rows, L, 1 + 2 Q]; then ``chosen``, ``first`` and
-            ``weight_sum`` by cell, [rows * cells + 1].
+        tuple
+            The cells, [rows, L, words]; the same memory as 4-byte whole numbers, [rows, L, 2 * words]; and the word
+            at which the sums of weights begin.
         """
-        return tuple(each.numpy() for each in (self._moments, self._chosen, self._first, self._weight_sum))
+        cells = self._cells.numpy()
+        return cells, cells.view(np.int32), _MOMENTS
 
     def add_moments(self, rows: torch.Tensor, values: torch.Tensor | None, kept: torch.Tensor) -> None:
         """Count decisions, and merge the moments of a batch into the state.
@@ -122,22 +125,23 @@ class TokenState:
         cell = inverse + torch.arange(0, cells, types, device=self._device)[:, None]
         counted = torch.zeros(cells, dtype=torch.float64, device=self._device)
         n = counted.scatter_add_(0, cell.flatten(), kept.double().flatten()).view(layers, types)
+        moments = self._cells[..., :_MOMENTS]
         if values is None:
-            self._moments[..., 0].index_add_(0, present, n.T)
+            moments[..., 0].index_add_(0, present, n.T)
             return
         each = cell + torch.arange(0, Q * cells, cells, device=self._device)[:, None, None]
         sums = _summed(torch.where(kept, values, 0.0), each, Q * cells).view(Q, layers, types)
         mean = sums / n.clamp_min(1.0)
         deviation = values - mean.flatten().index_select(0, each.flatten()).view_as(values)
         m2 = _summed(torch.where(kept, deviation.square_(), 0.0), each, Q * cells).view(Q, layers, types)
-        state = self._moments.index_select(0, present).permute(2, 1, 0).contiguous()
+        state = moments.index_select(0, present).permute(2, 1, 0).contiguous()
         before, old_mean, old_m2 = state[0], state[1 : Q + 1], state[Q + 1 :]
         share = n / (before + n).clamp_min(1.0)
         delta = mean.sub_(old_mean).mul_(n > 0)
         old_m2 += m2.add_(delta.square() * (before * share))
         old_mean += delta.mul_(share)
         before += n
-        self._moments.index_copy_(0, present, state.permute(2, 1, 0).contiguous())
+        moments.index_copy_(0, present, state.permute(2, 1, 0).contiguous())
 
     def add_experts(
         self,
@@ -160,28 +164,25 @@ class TokenState:
         kept : torch.Tensor
             bool [l, T].
         """
-        trash = len(self._chosen) - 1
-        start = rows * self.cells + self._start[layer : layer + len(experts)]
-        filled = kept[:, None] & (experts < self._layout.experts)
-        slot = torch.where(filled, start + experts, trash).flatten()
-        _count(self._chosen, slot)
+        layers = torch.arange(layer, layer + len(experts), device=self._device)[:, None, None]
+        cell = (rows * len(self._layout) + layers) * self._words + _MOMENTS
+        filled = kept[:, None] & (experts < self._experts)
+        trash, counts = len(self._memory) - 1, self._memory.view(torch.int32)
+        chosen = 2 * (cell + self._experts)
+        _count(counts, torch.where(filled, chosen + experts, 2 * trash))
         if weights is not None and first is not None:
-            self._weight_sum.scatter_add_(0, slot, weights.double().flatten())
-            _count(self._first, torch.where(kept, start[:, 0] + first, trash).flatten())
+            at = torch.where(filled, cell + experts, trash)
+            self._memory.scatter_add_(0, at.flatten(), weights.double().flatten())
+            _count(counts, torch.where(kept, (chosen + self._experts)[:, 0] + first, 2 * trash))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Tensors to keep in a checkpoint; of the rows only those in use."""
-        return {
-            "moments": self._moments[: self._used],
-            "chosen": self._chosen[: self._used * self.cells],
-            "first": self._first[: self._used * self.cells],
-            "weight_sum": self._weight_sum[: self._used * self.cells],
-            "token_of": self._token_of[: self._used],
-        }
+        # As whole numbers: some words are, and read as floats they may be NaN, which need not survive a copy.
+        return {"cells": self._cells[: self._used].view(torch.int64), "token_of": self._token_of[: self._used]}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> bool:
         """Continue from what :meth:`state` gave; False, and nothing done, if it is of another shape."""
-        used = state["moments"].shape[0]
+        used = len(state["cells"])
         if used > self.rows or (self._row_of is None and used != self.rows):
             return False
         before, self._used = self._used, used
@@ -199,8 +200,7 @@ class TokenState:
 
     def reset(self) -> None:
         """Forget everything."""
-        for tensor in (self._moments, self._chosen, self._first, self._weight_sum):
-            tensor.zero_()
+        self._memory.zero_()
         if self._row_of is not None:
             self._row_of.fill_(_NO_ROW)
             self._used = 0
@@ -215,51 +215,57 @@ class TokenState:
         logits, weights : bool
             Whether they were recorded; what is computed from them is null if not.
         """
-        seen = np.flatnonzero(self._moments[: self._used, layer, 0].cpu().numpy())
-        token = seen if self._row_of is None else self._token_of.cpu().numpy()[seen]
+        cells = self._cells[: self._used, layer]
+        seen = torch.from_numpy(np.flatnonzero(cells[:, 0].cpu().numpy())).to(self._device)
+        token = seen.int() if self._row_of is None else self._token_of[seen]
         if self._row_of is not None:
-            order = np.argsort(token)
-            seen, token = seen[order], token[order]
+            token, order = token.sort()
+            seen = seen[order]
+        if self._device.type == "cpu":
+            of_seen = rows_of(cells.numpy(), seen.numpy())
+        else:
+            of_seen = cells.index_select(0, seen).cpu().numpy()
+        token_id = token.cpu().numpy()
         return {
-            "token_stats": self._token_stats(layer, domain, token, seen, logits),
-            "expert_counts": self._expert_counts(layer, domain, token, seen, weights),
+            "token_stats": _token_stats(layer, domain, token_id, of_seen, logits),
+            "expert_counts": _expert_counts(layer, domain, token_id, of_seen, self._experts, weights),
         }
 
-    def _token_stats(self, layer: int, domain: str, token: np.ndarray, rows: np.ndarray, logits: bool) -> pa.Table:
-        moments = self._moments[: self._used, layer].cpu().numpy()[rows]
-        columns: dict[str, object] = {"layer": layer, "token_id": token, "n": moments[:, 0].astype(np.int64)}
-        for column, (moment, quantity) in enumerate(itertools.product(("mean", "m2"), QUANTITIES), start=1):
-            columns[f"{quantity}_{moment}"] = moments[:, column] if logits else None
-        return statistics_table(TOKEN_STATS, domain, columns, len(rows))
 
-    def _expert_counts(self, layer: int, domain: str, token: np.ndarray, rows: np.ndarray, weights: bool) -> pa.Table:
-        first, last = self._bounds[layer]
+def _token_stats(layer: int, domain: str, token: np.ndarray, cells: np.ndarray, logits: bool) -> pa.Table:
+    columns: dict[str, object] = {"layer": layer, "token_id": token, "n": cells[:, 0].astype(np.int64)}
+    for column, (moment, quantity) in enumerate(itertools.product(("mean", "m2"), QUANTITIES), start=1):
+        columns[f"{quantity}_{moment}"] = cells[:, column] if logits else None
+    return statistics_table(TOKEN_STATS, domain, columns, len(token))
 
-        def of_seen(cells: torch.Tensor) -> np.ndarray:
-            by_row = cells[: self._used * self.cells].view(self._used, self.cells)
-            return np.asarray(by_row[:, first:last].cpu().numpy()[rows].ravel())
 
-        chosen = of_seen(self._chosen)
-        at = np.flatnonzero(chosen)
-        row, expert = np.divmod(at, last - first)
-        columns: dict[str, object] = {
-            "layer": layer,
-            "token_id": token[row],
-            "expert": expert,
-            "chosen": chosen[at],
-            "first": of_seen(self._first)[at] if weights else None,
-            "weight_sum": of_seen(self._weight_sum)[at] if weights else None,
-        }
-        return statistics_table(EXPERT_COUNTS, domain, columns, len(at))
+def _expert_counts(
+    layer: int, domain: str, token: np.ndarray, cells: np.ndarray, experts: int, weights: bool
+) -> pa.Table:
+    token_id, expert, chosen, first, weight_sum = filled_cells(cells, cells.view(np.int32), token, _MOMENTS, experts)
+    columns: dict[str, object] = {
+        "layer": layer,
+        "token_id": token_id,
+        "expert": expert,
+        "chosen": chosen,
+        "first": first if weights else None,
+        "weight_sum": weight_sum if weights else None,
+    }
+    return statistics_table(EXPERT_COUNTS, domain, columns, len(expert))
+
+
+def _cell_words(layout: RouterLayout) -> int:
+    return -(-(_MOMENTS + 2 * layout.experts) // _LINE) * _LINE
 
 
 def row_bytes(layout: RouterLayout) -> int:
     """Memory that the statistics of one token id take, in bytes."""
-    return len(layout) * _MOMENT_BYTES + sum(layer.experts for layer in layout.layers) * _CELL_BYTES
+    return 8 * len(layout) * _cell_words(layout)
 
 
 def _count(cells: torch.Tensor, at: torch.Tensor) -> None:
-    cells.scatter_add_(0, at, torch.ones((), dtype=cells.dtype, device=cells.device).expand(len(at)))
+    ones = torch.ones((), dtype=cells.dtype, device=cells.device).expand(at.numel())
+    cells.scatter_add_(0, at.flatten(), ones)
 
 
 def _summed(values: torch.Tensor, at: torch.Tensor, cells: int) -> torch.Tensor:
