@@ -59,5 +59,5 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     return types.void(array, types.intp), generate
 
 
-prefetch: Callable[[Doubles, int], None] = intrinsic(_prefetch)
+prefetch: Any = intrinsic(_prefetch)
 """Called with an array and an index from compiled code; see `_prefetch`."""

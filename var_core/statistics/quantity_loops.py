@@ -217,7 +217,7 @@ def choose(
 @compiled
 def all_within(experts: Wholes, width: int) -> bool:
     """Whether all ids are between 0 and `width`, which stands for an empty slot."""
-    outside = False
+    outside = 0
     for expert in experts.reshape(-1):
-        outside |= (expert < 0) | (expert > width)
-    return not outside
+        outside += int((expert < 0) | (expert > width))
+    return outside == 0
