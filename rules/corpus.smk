@@ -54,6 +54,7 @@ rule pack_sequences:
     params:
         sequences=CONFIG.sequences.model_dump(mode="json"),
         shards=SHARDS,
+        micro_shards=CONFIG.capture.micro_shards.model_dump(mode="json"),
         max_tokens=lambda w: CONFIG.corpora[w.corpus].max_tokens.model_dump(mode="json"),
         code=code_of("pack_sequences.py"),
     message:

@@ -58,6 +58,22 @@ class Progress:
             self._last_line = now
             self._log_line(note)
 
+    def found_done(self, amount: int) -> None:
+        """Count `amount` that was done earlier, or by others: not into the rate."""
+        self._first_done += amount
+        self._show(self.done + amount)
+
+    def set_back(self, done: int) -> None:
+        """Go back to an earlier amount: what was done since has to be done again."""
+        self._first_done = min(self._first_done, done)
+        self._show(done)
+
+    def _show(self, done: int) -> None:
+        self.done = done
+        if self._bar is not None:
+            self._bar.n, self._bar.initial = done, self._first_done
+            self._bar.refresh()
+
     def _log_line(self, note: str = "") -> None:
         seconds = max(time.monotonic() - self._started, 1e-9)
         rate = (self.done - self._first_done) / seconds

@@ -1,7 +1,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from var_core.config.capture import Shards
+from var_core.config.capture import MicroShards, Shards
 from var_core.config.corpus import MaxTokens, SequencesConfig
 from var_core.corpus.sharding import write_token_shards
 from var_core.job import logged
@@ -18,6 +18,7 @@ with logged(snakemake.log[0]):
         run=f"{snakemake.wildcards.model}/{snakemake.wildcards.corpus}",
         sequences=SequencesConfig.model_validate(snakemake.params.sequences),
         shards=Shards.model_validate(snakemake.params.shards),
+        micro_shards=MicroShards.model_validate(snakemake.params.micro_shards),
         max_tokens=MaxTokens.model_validate(snakemake.params.max_tokens),
         model_max_positions=max_positions(model.folder),
         output=Path(snakemake.output.manifest).parent,

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from captures import CONFIG, LENGTH, capture, contents, interrupted_at, write_shard
+from captures import CONFIG, LENGTH, capture, contents, interrupted_at, unfinished, write_shard
 from moe_models import COMMON, build_model
 from statistics_routed import by_the_book
-from var_core.capture import job
 from var_core.capture.batches import plan_batches
+from var_core.capture.micro_shard import MicroShardCapture
 from var_core.config.models import FolderModel
 from var_core.errors import VarError
 from var_core.parquet import read_provenance
@@ -78,7 +78,7 @@ def test_every_token_is_counted_once_and_traced_once(tmp_path, shard, model):
     assert keys == sorted(set(keys)) and len(keys) == 10 * LENGTH * 3
     ids = np.array(pq.read_table(shard)["input_ids"].to_pylist())
     assert (trace.token_id.to_numpy() == ids[trace.sequence - 40, trace.position]).all()
-    assert not (tmp_path / "out" / ".state").exists() or not list((tmp_path / "out" / ".state").iterdir())
+    assert not unfinished(tmp_path / "out")
 
 
 @pytest.mark.parametrize(("batches", "checkpointed"), [(1, 1), (2, 2), (3, 2), (4, 4)])
@@ -90,9 +90,11 @@ def test_a_resumed_shard_is_byte_identical_and_counts_nothing_twice(
     with interrupted_at(batches):
         capture(shard, model, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.parquet")), "nothing half-written"
-    original, again = job._Job._capture, []
+    original, again = MicroShardCapture._capture, []
     monkeypatch.setattr(
-        job._Job, "_capture", lambda self, batch, *rest: (again.append(batch.index), original(self, batch, *rest))
+        MicroShardCapture,
+        "_capture",
+        lambda self, batch, *rest: (again.append(batch.index), original(self, batch, *rest)),
     )
     assert contents(capture(shard, model, tmp_path / "out")) == whole
     assert again[0] == checkpointed, "what a checkpoint holds is not run again"
@@ -116,7 +118,7 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path, shard, model,
         capture(shard, model, tmp_path / "whole", other)
     )
     assert "a checkpoint of another plan; not used" in caplog.text
-    assert not list((tmp_path / "out" / ".state").iterdir())
+    assert not unfinished(tmp_path / "out")
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["a trace is wanted now", "no trace is wanted any more"])
@@ -126,7 +128,7 @@ def test_a_checkpoint_without_the_trace_s_rows_is_not_continued_with_them(tmp_pa
         capture(shard, model, tmp_path / "out", trace=traced)
     outputs = capture(shard, model, tmp_path / "out", trace=not traced)
     assert contents(outputs) == contents(capture(shard, model, tmp_path / "whole", trace=not traced))
-    assert not list((tmp_path / "out" / ".state").iterdir())
+    assert not unfinished(tmp_path / "out")
 
 
 def test_shards_of_a_split_may_differ_in_whether_they_are_traced(tmp_path, shard, model):
@@ -141,8 +143,7 @@ def test_a_foreign_checkpoint_in_the_state_folder_is_refused(tmp_path, shard, mo
     for path, folder in ((shard, "out"), (other, "other")):
         with interrupted_at(2):
             capture(path, model, tmp_path / folder)
-    (mine,) = (tmp_path / "out" / ".state").iterdir()
-    (foreign,) = (tmp_path / "other" / ".state").iterdir()
+    (mine,), (foreign,) = unfinished(tmp_path / "out"), unfinished(tmp_path / "other")
     for path in mine.iterdir():
         path.unlink()
     for path in foreign.iterdir():
@@ -206,7 +207,7 @@ def test_the_limit_on_nonfinite_logits_holds_across_a_resume(tmp_path, shard, br
             capture(shard, broken, folder, limited(first + second))
         with pytest.raises(VarError, match=rf"capture\.max_nonfinite \(now {most}\)"):
             capture(shard, broken, folder, limited(most))
-        assert len(list((folder / ".state").iterdir())) == 1, "the limit makes no other plan"
+        assert len(unfinished(folder)) == 1, "the limit makes no other plan"
 
 
 def test_a_dense_model_is_refused(tmp_path, shard, save_model):
@@ -272,7 +273,10 @@ def test_quantised_experts_are_another_result(tmp_path, shard, model):
 
 def test_batches_never_cross_a_domain():
     domains = np.array(["a"] * 5 + ["b"] * 3)
-    batches = plan_batches(domains, 2)
+    batches = plan_batches(domains, 2, 0, 8)
     assert [(b.domain, b.start, b.stop, b.ends_domain) for b in batches] == [
         ("a", 0, 2, False), ("a", 2, 4, False), ("a", 4, 5, True), ("b", 5, 7, False), ("b", 7, 8, True)
+    ]  # fmt: skip
+    assert [(b.index, b.domain, b.start, b.stop, b.ends_domain) for b in plan_batches(domains, 4, 3, 7)] == [
+        (0, "a", 3, 5, True), (1, "b", 5, 7, True)
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from capture_processes import ROOT
-from captures import capture, contents
+from captures import capture, contents, unfinished
 from var_core.capture.lock import LostLockError, Owner, ShardLock
+from var_core.capture.outputs import CaptureOutputs
 from var_core.errors import VarError
 
 HOLDER = """
@@ -200,10 +202,12 @@ def test_two_captures_of_one_shard_do_it_one_after_the_other(tmp_path, shard, mo
     out, logs = tmp_path / "out", [tmp_path / "log1", tmp_path / "log2"]
     both = [processes.start(out, log, lock_stale_s=10) for log in logs]
     assert [processes.wait(process) for process in both] == [0, 0]
+    assert contents(CaptureOutputs(out, "heldout-00000", True)) == whole
+    assert not unfinished(out)
+    forwards = "".join(log.read_text() for log in logs).count("weights not used")
+    assert forwards == 1, "the one that waited found the micro-shard whole, and loaded no model"
+    shutil.rmtree(out)
     impatient = [processes.start(out, log, lock_wait_s=0) for log in logs]
     assert sorted(processes.wait(process) for process in impatient) == [0, 1]
     said = "".join(log.read_text() for log in logs)
     assert "waiting for process" in said and "captures this shard already" in said
-    outputs = capture(shard, model, out)
-    assert contents(outputs) == whole
-    assert not list((out / ".state").iterdir())

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from captures import CONFIG, LENGTH, assert_same_up_to_rounding, capture, contents, write_shard
-from var_core.capture import job, memory
+from var_core.capture import memory
 from var_core.capture.memory import Halving, is_out_of_memory, joined, of_tokens, out_of_memory_in_one_line
+from var_core.capture.micro_shard import MicroShardCapture
 from var_core.errors import VarError
 from var_core.routing.batch import RoutedBatch
 from var_core.statistics.accumulator import Accumulator
@@ -20,17 +21,17 @@ def models_that_hold(monkeypatch, sequences, error):
     A real module's real hook, in the place where a GPU's allocator raises; this machine need not have one. It is put
     in after the checks on attach, which run on texts of their own.
     """
-    run = job._Job.run
+    run = MicroShardCapture.run
 
     def raise_above(module, arguments):
         if arguments[0].shape[0] > sequences:
             raise error
 
     def run_small(self, *arguments):
-        self._loaded.model.layers[1].mlp.register_forward_pre_hook(raise_above)
+        self._subject._loaded.model.layers[1].mlp.register_forward_pre_hook(raise_above)
         run(self, *arguments)
 
-    monkeypatch.setattr(job._Job, "run", run_small)
+    monkeypatch.setattr(MicroShardCapture, "run", run_small)
 
 
 ERRORS = [

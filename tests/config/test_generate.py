@@ -86,7 +86,7 @@ def test_the_reference_has_a_row_for_every_key():
     page = generate.reference_page()
     rows = set(re.findall(r"^\| `(\w+)` \| .+ \| .+ \| .+ \|$", page, flags=re.MULTILINE))
     assert rows == {key for block in [SCHEMA, *SCHEMA["$defs"].values()] for key in block["properties"]}
-    assert page.count("| `capture` |") == 4  # the top level, splits, max_tokens and shards
+    assert page.count("| `capture` |") == 5  # the top level, splits, max_tokens, shards and micro_shards
     for section in ("`models.<name>` with `source: demo`", "`capture.shards`", "`corpora.<name>.splits`", "`runs[]`"):
         assert page.count(f"## {section}\n") == 1
 

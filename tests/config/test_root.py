@@ -228,3 +228,10 @@ def test_a_preset_that_lacks_runs(tmp_path):
 
 def test_yaml_can_run_no_code(tmp_path):
     assert "not valid YAML" in error_of(write(tmp_path / "evil.yaml", "runs: !!python/object/apply:os.getcwd []\n"))
+
+
+def test_a_shard_holds_whole_micro_shards():
+    with pytest.raises(VarError) as caught:
+        parse_config(GOOD | {"capture": {"shards": {"capture": 7}}}, "some.yaml")
+    assert "micro_shards.capture: 48 is not a multiple of the 7 shards of shards.capture" in str(caught.value)
+    assert "\n" not in str(caught.value)

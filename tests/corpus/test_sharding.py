@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from var_core.config.capture import Shards
+from var_core.config.capture import MicroShards, Shards
 from var_core.config.corpus import MaxTokens, SequencesConfig
 from var_core.corpus.schema import VOCABULARY
 from var_core.corpus.sharding import write_token_shards
@@ -17,6 +18,7 @@ from var_core.errors import VarError
 
 SPLITS = ("capture", "heldout")
 SHARDS = {"capture": 3, "heldout": 2}
+MICRO_SHARDS = {"capture": 6, "heldout": 4}
 LENGTH = 16
 
 
@@ -24,7 +26,15 @@ LENGTH = 16
 def write(tmp_path, small_documents, tokenizer_folder):
     """A function that writes shards and returns them by split, and the manifest."""
 
-    def run(folder="shards", length=LENGTH, shards=SHARDS, limits=None, positions=512, isolate=True):
+    def run(
+        folder="shards",
+        length=LENGTH,
+        shards=SHARDS,
+        micro_shards=MICRO_SHARDS,
+        limits=None,
+        positions=512,
+        isolate=True,
+    ):
         output = tmp_path / folder
         write_token_shards(
             documents=small_documents,
@@ -32,6 +42,7 @@ def write(tmp_path, small_documents, tokenizer_folder):
             run="tiny/small",
             sequences=SequencesConfig(length=length, isolate_documents=isolate),
             shards=Shards(**shards),
+            micro_shards=MicroShards(**micro_shards),
             max_tokens=MaxTokens(**(limits or {})),
             model_max_positions=positions,
             output=output,
@@ -70,8 +81,9 @@ class Whole:
 
 def whole(path):
     shard = TokenShard(path)
-    places = [np.flatnonzero(shard.domain == domain) for domain in sorted(set(shard.domain))]
-    pieces = [shard.rows(int(place[0]), int(place[-1]) + 1) for place in places]
+    changes = np.flatnonzero(shard.domain[1:] != shard.domain[:-1]) + 1
+    borders = [0, *changes.tolist(), len(shard.domain)]
+    pieces = [shard.rows(start, stop) for start, stop in itertools.pairwise(borders)]
     columns = [
         np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("sequence", "input_ids", "document")
     ]
@@ -123,10 +135,29 @@ def test_sequences_are_numbered_through_the_shards_and_every_shard_has_its_share
         numbers = np.concatenate([shard.sequence for shard in shards])
         assert numbers.tolist() == list(range(manifest["splits"][split]["sequences"]))
         for shard in shards:
-            assert shard.domain.tolist() == sorted(shard.domain)
+            start = 0
+            for each in shard.provenance["micro_shards"]:
+                domains = shard.domain[start : start + each["sequences"]].tolist()
+                assert domains == sorted(domains) and shard.sequence[start] == each["first"]
+                start += each["sequences"]
+            assert start == len(shard.domain)
         for domain in ("code", "prose"):
             counts = [int((shard.domain == domain).sum()) for shard in shards]
-            assert max(counts) - min(counts) <= 1
+            each = MICRO_SHARDS[split] // SHARDS[split]
+            assert max(counts) - min(counts) <= each, "micro-shards differ by one sequence"
+
+
+def test_micro_shards_do_not_depend_on_the_number_of_shards(write, tmp_path):
+    """So with another number of jobs nothing need be captured again."""
+    contents = []
+    for shards in ({"capture": 2, "heldout": 1}, {"capture": 3, "heldout": 2}, {"capture": 6, "heldout": 4}):
+        _, manifest = write(f"{shards}", shards=shards)
+        contents.append(
+            [[m for s in manifest["splits"][split]["shards"] for m in s["micro_shards"]] for split in SPLITS]
+        )
+        assert [len(each) for each in contents[-1]] == list(MICRO_SHARDS.values())
+    assert contents[0] == contents[1] == contents[2]
+    assert len({each["content"] for each in contents[0][0]}) == MICRO_SHARDS["capture"]
 
 
 def test_provenance_and_manifest_say_what_a_shard_was_made_from(write, tmp_path, small_documents, tokenizer_folder):
@@ -145,9 +176,11 @@ def test_provenance_and_manifest_say_what_a_shard_was_made_from(write, tmp_path,
                 "isolate_documents": False,
                 "tokens": shard.input_ids.size,
                 "content": listed["content"],
+                "micro_shards": listed["micro_shards"],
                 "config": {
                     "sequences": {"length": LENGTH, "isolate_documents": False},
                     "shards": SHARDS,
+                    "micro_shards": MICRO_SHARDS,
                     "max_tokens": {"capture": None, "heldout": None},
                 },
                 "code": "code",
@@ -196,7 +229,7 @@ def test_equal_input_gives_equal_bytes(write, tmp_path):
 
 
 def test_shards_of_an_earlier_plan_are_removed(write, tmp_path):
-    write(shards={"capture": 5, "heldout": 4})
+    write(shards={"capture": 6, "heldout": 4})
     (tmp_path / "shards" / "notes.txt").write_text("mine")
     write()
     names = {file.name for file in (tmp_path / "shards").iterdir()}
@@ -216,16 +249,16 @@ def test_shards_of_an_earlier_plan_are_removed(write, tmp_path):
             r"sequences\.length: 16 is more than the 15 positions .*tiny/small takes; lower it",
         ),
         (
-            {"shards": {"capture": 9999, "heldout": 1}},
-            r"capture\.shards\.capture: 9999 shards, but corpus small yields only \d+ sequences of 16",
+            {"micro_shards": {"capture": 9999, "heldout": 1}},
+            r"capture\.micro_shards\.capture: 9999, but corpus small yields only \d+ sequences of 16",
         ),
         (
             {"length": 4096, "positions": None},
-            r"capture\.shards\.capture: 3 shards, but .* lower capture\.shards or sequences\.length",
+            r"capture\.micro_shards\.capture: 6, but .* lower capture\.micro_shards or sequences\.length",
         ),
         (
-            {"limits": {"heldout": 31}},
-            r"corpora\.small\.max_tokens\.heldout: 31 tokens are 1 sequences of 16 for 2 shards; raise it",
+            {"limits": {"heldout": 63}},
+            r"corpora\.small\.max_tokens\.heldout: 63 tokens are 3 sequences of 16 for 4 micro-shards; raise it",
         ),
     ],
 )

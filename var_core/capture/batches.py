@@ -1,4 +1,4 @@
-"""The batches that a shard is captured in."""
+"""The batches that a micro-shard is captured in."""
 
 import itertools
 from dataclasses import dataclass
@@ -17,18 +17,21 @@ class Batch:
     ends_domain: bool
 
 
-def plan_batches(domains: np.ndarray, batch_sequences: int) -> list[Batch]:
-    """Cut a shard's rows into batches of at most `batch_sequences`, never across a domain's border.
+def plan_batches(domains: np.ndarray, batch_sequences: int, begin: int, end: int) -> list[Batch]:
+    """Cut rows of a shard into batches of at most `batch_sequences`, never across a domain's border.
 
     Parameters
     ----------
     domains : numpy.ndarray
-        Domain of every sequence, [S], equal domains adjacent.
+        Domain of every sequence of the shard, [S]; equal domains are adjacent among the rows.
     batch_sequences : int
         Sequences a batch.
+    begin, end : int
+        The rows.
     """
     batches: list[Batch] = []
-    starts = [0, *(np.flatnonzero(domains[1:] != domains[:-1]) + 1), len(domains)]
+    borders = begin + 1 + np.flatnonzero(domains[begin + 1 : end] != domains[begin : end - 1])
+    starts = [begin, *borders, end]
     for first, last in itertools.pairwise(starts):
         for start in range(first, last, batch_sequences):
             stop = min(start + batch_sequences, last)

@@ -32,6 +32,10 @@ class LostLockError(VarError):
     """Another process has taken the shard over."""
 
 
+class HeldLockError(VarError):
+    """Another process holds the lock, and goes on holding it."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """The process that holds a lock.
@@ -86,7 +90,7 @@ class ShardLock:
 
     Raises
     ------
-    VarError
+    HeldLockError
         On entering, if another process holds the lock for longer than `wait_s`; the line names it.
     """
 
@@ -102,7 +106,7 @@ class ShardLock:
         while not self._try():
             holder = self._holder()
             if time.monotonic() >= give_up:
-                raise VarError(
+                raise HeldLockError(
                     f"{self._path}: {holder} captures this shard already; let it finish, or end it and run again "
                     f"(capture.lock_wait_s, now {self._wait:g}, is how long to wait)"
                 )

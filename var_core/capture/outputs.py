@@ -1,6 +1,7 @@
 """The parts that a capture job leaves on the way, and the final files it puts together from them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ _ROW_GROUP = 1 << 17
 
 @dataclass(frozen=True)
 class CaptureOutputs:
-    """Files of one captured shard: ``{stem}.{kind}.parquet`` in a folder."""
+    """Files of one captured shard, or micro-shard: ``{stem}.{kind}.parquet`` in a folder."""
 
     folder: Path
     stem: str
@@ -35,26 +36,62 @@ class CaptureOutputs:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds of the shard's files."""
+        """Kinds of the files."""
         return (*SCHEMAS, TRACE_KIND) if self.trace else tuple(SCHEMAS)
 
     @property
+    def paths(self) -> list[Path]:
+        """Paths of all files."""
+        return [self.path(kind) for kind in self.kinds]
+
+    @property
+    def state(self) -> Path:
+        """Folder of what Snakemake does not know of, because it deletes declared outputs before a retry."""
+        return self.folder / ".state"
+
+    @property
     def lock(self) -> Path:
-        """The lock that says who captures this shard; under whatever plan, since the files are the same."""
-        return self.folder / ".state" / f"{self.stem}.lock"
+        """The lock that says who writes the shard's files; under whatever plan, since the files are the same."""
+        return self.state / f"{self.stem}.lock"
 
     def remove_asides(self) -> None:
-        """Remove what a killed job left of the final files; only under the lock."""
+        """Remove what a killed job left of the files; only under the lock."""
         remove_asides(self.folder, f"{self.stem}.")
 
-    def state_folder(self, shard_digest: str) -> Path:
-        """Folder of the checkpoints for a plan."""
-        return self.folder / ".state" / f"{self.stem}-{shard_digest[:16]}"
+    def micro_shard(self, split: str, first: int, digest: str) -> "MicroShardOutputs":
+        """Files of the micro-shard whose first sequence has a number, with a digest of all they depend on."""
+        return MicroShardOutputs(self.state, f"{split}-{first:010d}-{digest[:16]}", self.trace)
 
-    def other_state_folders(self, shard_digest: str) -> list[Path]:
-        """Folders of checkpoints that other plans left for this shard."""
-        mine = self.state_folder(shard_digest)
-        return sorted(path for path in mine.parent.glob(f"{self.stem}-*") if path != mine)
+
+class MicroShardOutputs(CaptureOutputs):
+    """Files of a micro-shard, which are kept: named by what they depend on, and not by the shard that wanted them."""
+
+    @property
+    def state(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / self.stem
+
+    @property
+    def lock(self) -> Path:
+        """The lock that says who captures it."""
+        return self.folder / f"{self.stem}.lock"
+
+    def are_whole(self) -> bool:
+        """Whether all files are there; each is written aside and renamed."""
+        return all(path.is_file() for path in self.paths)
+
+    def remove_others(self) -> None:
+        """Remove what is kept of the same sequences under other plans."""
+        for path in self.others():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def others(self) -> list[Path]:
+        """What is kept of the same sequences under other plans: files and folders of checkpoints."""
+        same, _, _ = self.stem.rpartition("-")
+        return sorted(path for path in self.folder.glob(f"{same}-*") if not path.name.startswith(self.stem))
 
 
 class Parts:
@@ -101,12 +138,7 @@ class Parts:
 
     def assemble(self, outputs: CaptureOutputs, provenance: dict[str, Any]) -> None:
         """Write the final files from the parts."""
-        for kind in outputs.kinds:
-            self._state.check()
-            if kind == TRACE_KIND:
-                write_batches(outputs.path(kind), TRACE, _row_groups(self._paths(kind)), provenance)
-            else:
-                write_merged(kind, self._paths(kind), outputs.path(kind), provenance)
+        _write_all(outputs, {kind: self._paths(kind) for kind in outputs.kinds}, provenance, self._state.check)
 
     def _name(self, kind: str) -> str:
         return f"{kind}-{self._progress.batches:08d}.parquet"
@@ -116,6 +148,40 @@ class Parts:
 
     def _paths(self, kind: str) -> list[Path]:
         return [self._state.part(name) for name in sorted(self._progress.parts) if name.startswith(f"{kind}-")]
+
+
+def assemble(
+    outputs: CaptureOutputs,
+    micro_shards: Sequence[CaptureOutputs],
+    provenance: dict[str, Any],
+    check: Callable[[], None],
+) -> None:
+    """Write a shard's files from those of its micro-shards.
+
+    Parameters
+    ----------
+    outputs : CaptureOutputs
+        The shard's.
+    micro_shards : sequence of CaptureOutputs
+        In order, which decides on rounding.
+    provenance : dict
+        What they were made from.
+    check : callable
+        Called before a file is written; raises if another process has taken the shard over.
+    """
+    parts = {kind: [each.path(kind) for each in micro_shards] for kind in outputs.kinds}
+    _write_all(outputs, parts, provenance, check)
+
+
+def _write_all(
+    outputs: CaptureOutputs, parts: Mapping[str, Sequence[Path]], provenance: dict[str, Any], check: Callable[[], None]
+) -> None:
+    for kind, paths in parts.items():
+        check()
+        if kind == TRACE_KIND:
+            write_batches(outputs.path(kind), TRACE, _row_groups(paths), provenance)
+        else:
+            write_merged(kind, paths, outputs.path(kind), provenance)
 
 
 def _row_groups(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from var_core.config.base import Block, Distinct
 
@@ -16,11 +16,23 @@ class Shards(Block):
     """shards of the held-out split"""
 
 
+class MicroShards(Block):
+    """Number of micro-shards that each split's sequences are dealt into, whatever the number of jobs."""
+
+    capture: PositiveInt = 48
+    """micro-shards of the capture split; a multiple of its shards"""
+    heldout: PositiveInt = 12
+    """micro-shards of the held-out split; a multiple of its shards"""
+
+
 class CaptureConfig(Block):
     """How routing decisions are captured."""
 
     shards: Shards = Shards()
     """number of shards, each one job"""
+    micro_shards: MicroShards = MicroShards()
+    """number of micro-shards, which jobs work through one after another; finished ones are kept, so that with another
+    number of shards nothing is captured again"""
     batch_sequences: PositiveInt = 8
     """sequences a forward pass"""
     checkpoint_tokens: PositiveInt = 200_000
@@ -52,6 +64,18 @@ class CaptureConfig(Block):
         if "heldout" not in trace:
             raise ValueError("must name heldout, whose decisions the hypotheses are tested on")
         return trace
+
+    @model_validator(mode="after")
+    def _whole_micro_shards(self) -> "CaptureConfig":
+        """Shards of equal numbers of micro-shards: intervals come from leaving one shard out."""
+        shards, micro_shards = self.shards.model_dump(), self.micro_shards.model_dump()
+        for split, number in shards.items():
+            if micro_shards[split] % number:
+                raise ValueError(
+                    f"micro_shards.{split}: {micro_shards[split]} is not a multiple of the {number} shards of "
+                    f"shards.{split}"
+                )
+        return self
 
 
 def state_bytes(megabytes: int | None) -> int | None:

@@ -3,7 +3,7 @@
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from var_core.config.capture import Shards
+from var_core.config.capture import MicroShards, Shards
 from var_core.config.corpus import MaxTokens, SequencesConfig
 from var_core.corpus.dealing import deal, evenly_spread, quotas
 from var_core.corpus.packing import PackedDomain, pack
@@ -36,6 +36,7 @@ def write_token_shards(
     run: str,
     sequences: SequencesConfig,
     shards: Shards,
+    micro_shards: MicroShards,
     max_tokens: MaxTokens,
     model_max_positions: int | None,
     output: Path,
@@ -45,8 +46,9 @@ def write_token_shards(
 
     Sequences are packed domain by domain (:mod:`var_core.corpus.packing`). Under a token limit, the same share
     of every domain's sequences is kept, at even distances from each other. The sequences of a domain are dealt
-    over the shards in contiguous blocks, so that every shard has its share of every domain. Sequences are
-    numbered in the order of the shards and of the rows in them.
+    over the micro-shards in contiguous blocks, so that each has its share of every domain. A shard holds equally many
+    micro-shards, one after another; what is in these does not depend on the number of shards. Sequences are numbered
+    in the order of the micro-shards and of the rows in them.
 
     Parameters
     ----------
@@ -60,6 +62,8 @@ def write_token_shards(
         Length of the sequences.
     shards : Shards
         Number of shards by split.
+    micro_shards : MicroShards
+        Number of micro-shards by split, a multiple of that of the shards.
     max_tokens : MaxTokens
         Limits on tokens by split.
     model_max_positions : int or None
@@ -73,7 +77,7 @@ def write_token_shards(
     ------
     VarError
         If sequences are longer than the model takes, there is no fast tokenizer, or a split yields fewer
-        sequences than it has shards. No shard has been written then.
+        sequences than it has micro-shards. No shard has been written then.
     """
     if model_max_positions is not None and sequences.length > model_max_positions:
         raise VarError(
@@ -92,6 +96,7 @@ def write_token_shards(
         "config": {
             "sequences": sequences.model_dump(mode="json"),
             "shards": shards.model_dump(mode="json"),
+            "micro_shards": micro_shards.model_dump(mode="json"),
             "max_tokens": max_tokens.model_dump(mode="json"),
         },
         "code": code,
@@ -99,11 +104,13 @@ def write_token_shards(
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".tokens-") as scratch:
         plans = [
-            _plan(documents, split, tokenizer, sequences, shards, max_tokens, source["corpus"], Path(scratch, split))
+            _plan(
+                documents, split, tokenizer, sequences, micro_shards, max_tokens, source["corpus"], Path(scratch, split)
+            )
             for split in _COUNTED_SPLITS
         ]
         _remove_old_shards(output)
-        written = {plan.split: _write_split(plan, output, base) for plan in plans}
+        written = {plan.split: _write_split(plan, int(getattr(shards, plan.split)), output, base) for plan in plans}
     write_table(output / "vocabulary.parquet", vocabulary_table(tokenizer), base)
     write_json(output / "manifest.json", {**base, **_tokenizer_summary(tokenizer), "splits": written})
 
@@ -123,26 +130,26 @@ def _plan(
     split: CountedSplit,
     tokenizer: DocumentTokenizer,
     sequences: SequencesConfig,
-    shards: Shards,
+    micro_shards: MicroShards,
     max_tokens: MaxTokens,
     corpus: str,
     scratch: Path,
 ) -> _Plan:
-    """Tokenise and pack a split, and decide which sequences are kept and which shard each goes to."""
-    length, number = sequences.length, int(getattr(shards, split))
+    """Tokenise and pack a split, and decide which sequences are kept and which micro-shard each goes to."""
+    length, number = sequences.length, int(getattr(micro_shards, split))
     packed = pack(tokenised_documents(documents, split, tokenizer), length, scratch)
     available = {domain: lines.sequences for domain, lines in packed.items()}
     found = sum(available.values())
     if found < number:
         raise VarError(
-            f"capture.shards.{split}: {number} shards, but corpus {corpus} yields only {found} sequences of {length}"
-            " tokens in this split; lower capture.shards or sequences.length, or add documents"
+            f"capture.micro_shards.{split}: {number}, but corpus {corpus} yields only {found} sequences of {length}"
+            " tokens in this split; lower capture.micro_shards or sequences.length, or add documents"
         )
     limit = getattr(max_tokens, split)
     if limit is not None and limit // length < number:
         raise VarError(
             f"corpora.{corpus}.max_tokens.{split}: {limit} tokens are {limit // length} sequences of {length} for"
-            f" {number} shards; raise it, or lower capture.shards or sequences.length"
+            f" {number} micro-shards; raise it, or lower capture.micro_shards or sequences.length"
         )
     counts = quotas(available, None if limit is None else limit // length)
     kept = {domain: evenly_spread(available[domain], count) for domain, count in counts.items()}
@@ -156,45 +163,74 @@ def _remove_old_shards(output: Path) -> None:
             path.unlink()
 
 
-def _write_split(plan: _Plan, output: Path, base: dict[str, Any]) -> dict[str, Any]:
+def _write_split(plan: _Plan, shards: int, output: Path, base: dict[str, Any]) -> dict[str, Any]:
     """Write all shards of a split and return its part of the manifest."""
-    documents = dict.fromkeys(plan.packed, 0)
-    last: dict[str, int] = {}
+    documents = _DocumentCounts(plan.packed)
+    each = len(plan.blocks) // shards
     summaries, first = [], 0
-    for shard, blocks in enumerate(plan.blocks):
-        digest = ContentDigest()
-        for rows in _rows(plan, blocks, first):
-            digest.add(rows)
-            # Documents rise within a domain, so only the last one can come again.
-            numbers = np.unique(rows.document)
-            documents[rows.domain] += len(numbers) - int(numbers[0] == last.get(rows.domain))
-            last[rows.domain] = int(numbers[-1])
-        count = sum(len(block) for block in blocks.values())
-        tokens = count * base["sequence_length"]
+    for shard in range(shards):
+        blocks = plan.blocks[shard * each : (shard + 1) * each]
+        content, micro_shards, start = ContentDigest(), [], first
+        for micro_shard in blocks:
+            own, size = ContentDigest(), _sequences(micro_shard)
+            for rows in _rows(plan, micro_shard, first):
+                content.add(rows)
+                own.add(rows)
+                documents.add(rows)
+            micro_shards.append({"first": first, "sequences": size, "content": own.hexdigest()})
+            first += size
+        tokens = (first - start) * base["sequence_length"]
         provenance = {
             **base,
             "split": plan.split,
             "shard": shard,
             "tokens": tokens,
-            "content": digest.hexdigest(),
+            "content": content.hexdigest(),
+            "micro_shards": micro_shards,
         }
         path = output / f"{plan.split}-{shard:05d}.parquet"
-        write_token_shard(path, base["sequence_length"], _rows(plan, blocks, first), provenance)
-        first += count
+        write_token_shard(path, base["sequence_length"], _all_rows(plan, blocks, start), provenance)
         summaries.append(
             {
                 "file": path.name,
                 "content": provenance["content"],
                 "tokens": tokens,
-                "sequences": count,
-                "sequences_by_domain": {domain: len(block) for domain, block in blocks.items()},
+                "sequences": first - start,
+                "sequences_by_domain": {domain: sum(len(block[domain]) for block in blocks) for domain in plan.packed},
+                "micro_shards": micro_shards,
             }
         )
-    return _split_summary(plan, documents, summaries)
+    return _split_summary(plan, documents.by_domain, summaries)
+
+
+class _DocumentCounts:
+    """Documents of every domain that rows, in order, hold."""
+
+    def __init__(self, domains: Iterable[str]) -> None:
+        self.by_domain = dict.fromkeys(domains, 0)
+        self._last: dict[str, int] = {}
+
+    def add(self, rows: TokenRows) -> None:
+        """Take in the next rows."""
+        # Documents rise within a domain, so only the last one can come again.
+        numbers = np.unique(rows.document)
+        self.by_domain[rows.domain] += len(numbers) - int(numbers[0] == self._last.get(rows.domain))
+        self._last[rows.domain] = int(numbers[-1])
+
+
+def _sequences(block: Mapping[str, range]) -> int:
+    return sum(len(each) for each in block.values())
+
+
+def _all_rows(plan: _Plan, blocks: Sequence[Mapping[str, range]], first: int) -> Iterator[TokenRows]:
+    """Yield the rows of several micro-shards; `first` is the number of their first sequence."""
+    for block in blocks:
+        yield from _rows(plan, block, first)
+        first += _sequences(block)
 
 
 def _rows(plan: _Plan, blocks: Mapping[str, range], first: int) -> Iterator[TokenRows]:
-    """Yield a shard's rows in pieces of bounded size; `first` is the number of its first sequence."""
+    """Yield a micro-shard's rows in pieces of bounded size; `first` is the number of its first sequence."""
     for domain, block in blocks.items():
         lines = plan.packed[domain]
         step = max(1, _CHUNK_TOKENS // lines.length)

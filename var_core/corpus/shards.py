@@ -35,6 +35,26 @@ class TokenRows:
     document: NDArray[np.int32]
 
 
+@dataclass(frozen=True)
+class MicroShard:
+    """A run of a shard's sequences that is captured, and kept, by itself.
+
+    Attributes
+    ----------
+    start, stop : int
+        Its rows in the shard.
+    first : int
+        Number of its first sequence within the split.
+    content : str
+        Digest of its rows.
+    """
+
+    start: int
+    stop: int
+    first: int
+    content: str
+
+
 class ContentDigest:
     """SHA-256 of a shard's rows, column by column, the same however the rows are cut into pieces."""
 
@@ -72,7 +92,7 @@ def _record_batch(rows: TokenRows, schema: pa.Schema) -> pa.RecordBatch:
 
 
 class TokenShard:
-    """A shard of S sequences of T tokens, in order of domain and sequence; its tokens stay in the file.
+    """A shard of S sequences of T tokens, in order of micro-shard, domain and sequence; its tokens stay in the file.
 
     In memory are the row groups (of about a million tokens, see :func:`write_token_shard`) that were asked for last.
 
@@ -123,6 +143,16 @@ class TokenShard:
         self.domain = np.concatenate([np.empty(0, dtype=object), *domains])
         self._starts = np.array(starts)
         self._first, self._held = 0, token_shard_schema(self.length).empty_table()
+
+    @property
+    def micro_shards(self) -> list[MicroShard]:
+        """The shard's micro-shards, in order; they cover its rows."""
+        found, start = [], 0
+        for record in self.provenance["micro_shards"]:
+            stop = start + record["sequences"]
+            found.append(MicroShard(start, stop, record["first"], record["content"]))
+            start = stop
+        return found
 
     @property
     def tokens(self) -> int:
