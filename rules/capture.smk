@@ -1,15 +1,6 @@
 """Capture: one job a shard; statistics on the fly, and the ordered trace for the splits that keep one."""
 
 
-def capture_settings(wildcards, input):
-    """All settings of model and capture; Snakemake compares no parameter that is made from input, so none reruns."""
-    model = CONFIG.models[wildcards.model]
-    return {
-        "model": model.model_dump(mode="json"),
-        "capture": CONFIG.capture.model_dump(mode="json"),
-    }
-
-
 rule capture_shard:
     input:
         shard="results/{model}/{corpus}/corpus/{split}-{shard}.parquet",

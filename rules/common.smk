@@ -122,6 +122,15 @@ def model_files(wildcards):
     return own_files(lambda: digested_files(Path(config.path).expanduser()))
 
 
+def capture_settings(wildcards, input):
+    """All settings of model and capture; Snakemake compares no parameter that is made from input, so none reruns."""
+    model = CONFIG.models[wildcards.model]
+    return {
+        "model": model.model_dump(mode="json"),
+        "capture": CONFIG.capture.model_dump(mode="json"),
+    }
+
+
 def trace_files(wildcards):
     """Paths of all traces of a run, split by split."""
     return [path for split in TRACED for path in shard_files(wildcards, "trace", split)]
