@@ -50,6 +50,7 @@ lint: setup
 docs: setup
 	$(BIN)/python -m var_core.config.generate
 	PYTHONPATH=tests $(BIN)/python -m moe_families.page docs/reference/supported-models.md
+	PYTHONPATH=tests $(BIN)/python -m workflow_runs.page docs/reference/reruns.md
 	$(BIN)/snakemake --rulegraph mermaid-js | $(BIN)/python -m var_core.report.rulegraph docs/demo/rulegraph.mmd
 	@if [ -f results/var.duckdb ]; then \
 		$(BIN)/python -m var_core.report.pages record results && \

@@ -28,18 +28,6 @@ include: "rules/figures.smk"
 include: "rules/report.smk"
 
 
-localrules:
-    all,
-    corpus,
-    model,
-    capture,
-    statistics,
-    hypotheses,
-    warehouse,
-    figures,
-    report,
-
-
 rule all:
     default_target: True
     input:

@@ -24,11 +24,12 @@ rule capture_shard:
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=lambda w, attempt: 240 * attempt,
     params:
-        # Only what changes results; the script takes the device and the like from the configuration.
+        # Only what changes results; the rest, the device and the like, is in the settings.
         model=lambda w: CONFIG.models[w.model].model_dump(
             mode="json", include=RESULT_OF_MODEL
         ),
         capture=CONFIG.capture.model_dump(mode="json", include=RESULT_OF_CAPTURE),
+        settings=capture_settings,
         shards=lambda w: SHARDS[w.split],
         trace=False,
         code=code_of("capture_shard.py"),
@@ -52,11 +53,12 @@ use rule capture_shard as capture_traced_shard with:
         model=one_of(RUN_MODELS),
         split=one_of(TRACED),
     params:
-        # Only what changes results; the script takes the device and the like from the configuration.
+        # Only what changes results; the rest, the device and the like, is in the settings.
         model=lambda w: CONFIG.models[w.model].model_dump(
             mode="json", include=RESULT_OF_MODEL
         ),
         capture=CONFIG.capture.model_dump(mode="json", include=RESULT_OF_CAPTURE),
+        settings=capture_settings,
         shards=lambda w: SHARDS[w.split],
         trace=True,
         code=code_of("capture_shard.py"),

@@ -68,7 +68,8 @@ wildcard_constraints:
 
 def code_of(script):
     """Digest of a stage's script and of the library modules it uses: an edit reruns exactly those stages."""
-    return code_digest(Path(workflow.basedir) / "workflow_scripts" / script)
+    # Beside these rules, wherever the workflow that uses them as a module lies.
+    return code_digest(workflow.source_path(f"../workflow_scripts/{script}"))
 
 
 def over_runs(pattern, **more):
@@ -95,8 +96,8 @@ def own_files(find):
         paths = map(str, find())
     except (VarError, OSError):
         return []
-    # Snakemake takes braces for wildcards, and has no way to escape them here.
-    return [path for path in paths if "{" not in path]
+    # Snakemake takes braces for wildcards, and has no way to escape them here. A storage of results holds none of them.
+    return [local(path) for path in paths if "{" not in path]
 
 
 def corpus_files(wildcards):
@@ -119,6 +120,15 @@ def model_files(wildcards):
     if not isinstance(config, FolderModel):
         return []
     return own_files(lambda: digested_files(Path(config.path).expanduser()))
+
+
+def capture_settings(wildcards, input):
+    """All settings of model and capture; Snakemake compares no parameter that is made from input, so none reruns."""
+    model = CONFIG.models[wildcards.model]
+    return {
+        "model": model.model_dump(mode="json"),
+        "capture": CONFIG.capture.model_dump(mode="json"),
+    }
 
 
 def trace_files(wildcards):

@@ -81,23 +81,37 @@ def _running_code(path: Path) -> tuple[str, frozenset[str]]:
 @cache
 def _running_code_of(text: str, name: str) -> tuple[str, frozenset[str]]:
     """Source without what does not run, in one spelling; and the dotted names below ``var_core`` that it imports."""
-    tree = _WithoutIdleCode().visit(ast.parse(text, filename=name))
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return ast.unparse(tree), frozenset(name for name in names if name.startswith(f"{_PACKAGE}."))
+    visitor = _WithoutIdleCode()
+    tree = visitor.visit(ast.parse(text, filename=name))
+    return ast.unparse(tree), frozenset(name for name in visitor.imports if name.startswith(f"{_PACKAGE}."))
 
 
 class _WithoutIdleCode(ast.NodeTransformer):
-    """Drops docstrings, the strings that describe attributes, and imports for type checkers."""
+    """Drops docstrings, the strings that describe attributes, and imports for type checkers; collects other imports."""
+
+    def __init__(self) -> None:
+        self.imports: set[str] = set()
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        # Every start of Snakemake and of each of its jobs waits for this, and most nodes are parts of expressions.
+        return node if isinstance(node, ast.expr) else super().generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if is_text else self.generic_visit(node)
+        return None if is_text else node
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        idle = ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+        if idle:
+            node.body = []
         self.generic_visit(node)
-        return node.orelse if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING") else node
+        return node.orelse if idle else node
+
+    def visit_Import(self, node: ast.Import) -> ast.AST:
+        self.imports.update(alias.name for alias in node.names)
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        if node.module and not node.level:
+            self.imports.update(f"{node.module}.{alias.name}" for alias in node.names)
+        return node

@@ -15,15 +15,13 @@ if TYPE_CHECKING:
 
 with logged(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
-    # Settings that change results are also in the rule's params, where a change reruns the job.
-    config = CaptureConfig.model_validate(snakemake.config.get("capture", {}))
-    model = snakemake.config["models"][snakemake.wildcards.model]
+    settings = snakemake.params.settings
     capture_shard(
         shard=Path(snakemake.input.shard),
         shards=snakemake.params.shards,
         model_record=Path(snakemake.input.model),
-        model_config=TypeAdapter(ModelConfig).validate_python(model),
-        config=config,
+        model_config=TypeAdapter(ModelConfig).validate_python(settings["model"]),
+        config=CaptureConfig.model_validate(settings["capture"]),
         outputs=CaptureOutputs(
             folder=Path(snakemake.output[0]).parent,
             stem=f"{snakemake.wildcards.split}-{snakemake.wildcards.shard}",

@@ -13,80 +13,9 @@ import yaml
 
 from var_core.warehouse.queries import read_queries
 from var_core.warehouse.reference import reference_page
+from workflow_runs.project import ROOT, SMALL, Project
 
 pytestmark = pytest.mark.workflow
-
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = {
-    "runs": [{"model": "tiny", "corpus": "topics"}],
-    "models": {
-        "tiny": {
-            "source": "demo",
-            "corpus": "topics",
-            "vocabulary": 512,
-            "layers": 2,
-            "hidden": 32,
-            "intermediate": 48,
-            "heads": 2,
-            "experts": 4,
-            "sequence_length": 64,
-            "max_position": 64,
-            "steps": 30,
-            "evaluate_tokens": 5000,
-        }
-    },
-    "corpora": {
-        "topics": {
-            "source": "python-stdlib",
-            "domains": ["reference", "docstrings"],
-            "splits": {"train": 0.4, "capture": 0.3, "heldout": 0.3},
-            "max_tokens": {"capture": 30000, "heldout": 15000},
-        }
-    },
-    "sequences": {"length": 64},
-    "capture": {"shards": {"capture": 3, "heldout": 1}, "checkpoint_tokens": 4000},
-    "hypotheses": {"permutations": 50, "bootstrap": 50, "h2": {"goodness_of_fit_draws": 5}},
-    "figures": {"dpi": 60},
-}
-
-
-class Project:
-    """A copy of the project in a folder of its own, whose code a test may edit."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("Snakefile", "rules", "workflow_scripts", "var_core", "config"):
-            source = ROOT / name
-            ignore = shutil.ignore_patterns("__pycache__")
-            copy = shutil.copytree if source.is_dir() else shutil.copy
-            copy(source, folder / name, **({"ignore": ignore} if source.is_dir() else {}))
-        (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
-
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "small.yaml", *arguments]
-        environment = os.environ | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
-
-    def planned(self, *arguments: str) -> set[str]:
-        """Rules that a dry run would execute."""
-        result = self.snakemake("--dry-run", *arguments)
-        assert result.returncode == 0, result.stdout + result.stderr
-        text = result.stdout + result.stderr
-        if "Nothing to be done" in text:
-            return set()
-        table = text.split("Job stats:")[-1].split("total")[0].splitlines()[3:]
-        return {line.split()[0] for line in table if line.strip()} - {"all"}
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project after a whole run."""
-    made = Project(tmp_path_factory.mktemp("project"))
-    result = made.snakemake()
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-10000:]
-    return made
 
 
 def test_the_whole_dag_makes_what_it_says(project):
@@ -119,50 +48,6 @@ def test_the_report_is_made_from_the_results(project):
 
 def words(text: str) -> str:
     return " ".join(re.findall(r"[A-Za-z0-9]+", text))
-
-
-FIGURES = {"draw_figure", "figures"}
-ANALYSES = FIGURES | {"test_hypotheses", "build_warehouse", "write_summary"}
-
-
-@pytest.mark.parametrize(
-    ("change", "rerun"),
-    [
-        ({"figures": {"dpi": 61}}, FIGURES),
-        ({"hypotheses": {"seed": 1}}, ANALYSES),
-        ({"capture": {"device": "cpu"}}, set()),
-    ],
-)
-def test_a_setting_reruns_what_reads_it(project, change, rerun):
-    (project.folder / "change.yaml").write_text(yaml.safe_dump(change))
-    planned = project.planned("--configfile", "small.yaml", "change.yaml")
-    assert planned - {"figures", "report", "warehouse"} == rerun - {"figures", "report", "warehouse"}
-
-
-@pytest.mark.parametrize(
-    ("module", "rerun"),
-    [
-        ("var_core/figures/style.py", {"draw_figure"}),
-        ("var_core/report/summary.py", {"write_summary"}),
-        ("var_core/warehouse/queries.py", set()),
-    ],
-)
-def test_an_edit_reruns_exactly_the_stages_that_use_it(project, module, rerun):
-    path = project.folder / module
-    original = path.read_text()
-    try:
-        path.write_text(original + "\n# a comment reruns nothing\n")
-        assert project.planned() == set()
-        path.write_text(original + "\nEDITED = 1\n")
-        assert project.planned() == rerun
-    finally:
-        path.write_text(original)
-
-
-def test_one_stage_can_be_asked_for(project):
-    assert project.planned("--forcerun", "merge_statistics", "--until", "merge_statistics") == {"merge_statistics"}
-    for target in ("corpus", "model", "capture", "statistics", "hypotheses", "warehouse", "figures", "report"):
-        assert project.planned("--", target) == set()
 
 
 def fails(project: Project, values: dict, *arguments: str) -> str:
