@@ -13,7 +13,7 @@ with logged(snakemake.log[0]):
     draw_figure(
         snakemake.wildcards.figure,
         RunFiles.in_results(
-            Path("results"),
+            Path(snakemake.output.png).parents[3],
             snakemake.wildcards.model,
             snakemake.wildcards.corpus,
             snakemake.params.shards,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 with logged(snakemake.log[0]):
     files = RunFiles.in_results(
-        Path("results"),
+        Path(snakemake.output.verdicts).parents[3],
         snakemake.wildcards.model,
         snakemake.wildcards.corpus,
         snakemake.params.shards,
