@@ -95,8 +95,8 @@ def own_files(find):
         paths = map(str, find())
     except (VarError, OSError):
         return []
-    # Snakemake takes braces for wildcards, and has no way to escape them here.
-    return [path for path in paths if "{" not in path]
+    # Snakemake takes braces for wildcards, and has no way to escape them here. A storage of results holds none of them.
+    return [local(path) for path in paths if "{" not in path]
 
 
 def corpus_files(wildcards):
