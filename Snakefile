@@ -17,6 +17,7 @@ container: "containers/var.sif"
 
 
 include: "rules/common.smk"
+include: "rules/storage.smk"
 include: "rules/corpus.smk"
 include: "rules/model.smk"
 include: "rules/capture.smk"

@@ -5,6 +5,7 @@ rule capture_shard:
     input:
         shard="results/{model}/{corpus}/corpus/{split}-{shard}.parquet",
         model="results/models/{model}/model.json",
+        folder=demo_folder,
     output:
         [
             f"results/{{model}}/{{corpus}}/capture/{{split}}-{{shard}}.{table}.parquet"

@@ -131,6 +131,19 @@ def capture_settings(wildcards, input):
     }
 
 
+def demo_folder(wildcards):
+    """What lies beside ``model.json`` of a trained model and is loaded with it; a fetched one lies elsewhere."""
+    if wildcards.model not in DEMO_MODELS:
+        return []
+    names = (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    )
+    return [f"results/models/{wildcards.model}/{name}" for name in names]
+
+
 def trace_files(wildcards):
     """Paths of all traces of a run, split by split."""
     return [path for split in TRACED for path in shard_files(wildcards, "trace", split)]

@@ -33,6 +33,7 @@ rule pack_sequences:
     input:
         documents="results/corpora/{corpus}/documents.parquet",
         model="results/models/{model}/model.json",
+        folder=demo_folder,
     output:
         manifest="results/{model}/{corpus}/corpus/manifest.json",
         vocabulary="results/{model}/{corpus}/corpus/vocabulary.parquet",

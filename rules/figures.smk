@@ -1,6 +1,6 @@
 """Figures: one job a figure, so that an edit of one draws it again and no other."""
 
-from var_core.figures.registry import FIGURES, OF_TRAINING, figures_of, label
+from var_core.figures.registry import FIGURES, figures_of, label
 
 
 rule draw_figure:
@@ -8,9 +8,7 @@ rule draw_figure:
         unpack(run_files),
         verdicts="results/{model}/{corpus}/hypotheses/verdicts.json",
         trained=lambda w: (
-            f"results/models/{w.model}/training.json"
-            if w.figure in OF_TRAINING
-            else []
+            f"results/models/{w.model}/training.json" if w.model in DEMO_MODELS else []
         ),
     output:
         png=report(

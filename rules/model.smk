@@ -9,6 +9,7 @@ rule train_demo_model:
         config="results/models/{model}/config.json",
         weights="results/models/{model}/model.safetensors",
         tokenizer="results/models/{model}/tokenizer.json",
+        tokenizer_config="results/models/{model}/tokenizer_config.json",
         curve="results/models/{model}/training.csv",
         summary="results/models/{model}/training.json",
     log:

@@ -19,4 +19,5 @@ with logged(snakemake.log[0]):
         memory_limit_mb=snakemake.resources.mem_mb * 3 // 4,
         code=snakemake.params.code,
         threads=snakemake.threads,
+        root=output.parent.parent,
     )

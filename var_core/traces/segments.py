@@ -135,7 +135,7 @@ def measure_segments(traces: Mapping[str, Sequence[Path]], windows: Sequence[int
     found: dict[tuple[str, str, int], Ints] = {}
     layers: list[int] = []
     paths = [(split, path) for split, files in traces.items() for path in files]
-    record = {"stage": "segments", "traces": {str(path): read_provenance(path)["plan"] for _, path in paths}}
+    record = {"stage": "segments", "traces": {path.name: read_provenance(path)["plan"] for _, path in paths}}
     with Progress(len(paths), "file", f"segments {output.parent}") as progress:
         for split, path in paths:
             sites = read_provenance(path)["sites"]

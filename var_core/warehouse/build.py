@@ -2,10 +2,11 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, closing, contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -21,12 +22,18 @@ from var_core.warehouse.schema import comment_all, create_tables, create_views
 _LOGGER = logging.getLogger(__name__)
 
 
-def build_warehouse(runs: Sequence[RunFiles], output: Path, memory_limit_mb: int, code: str, threads: int = 1) -> None:
+def build_warehouse(
+    runs: Sequence[RunFiles],
+    output: Path,
+    memory_limit_mb: int,
+    code: str,
+    threads: int = 1,
+    root: Path | None = None,
+) -> None:
     """Put all runs into one DuckDB file.
 
-    Traces and single shards stay in their Parquet files; the database has views over them, with paths as they are in
-    `runs`, or relative to the working folder where they are absolute and inside it. The rows and their order depend
-    only on the files.
+    Traces and single shards stay in their Parquet files; the database has views over them, with paths relative to
+    `root`, or absolute outside it. The rows and their order depend only on the files.
 
     Parameters
     ----------
@@ -40,6 +47,9 @@ def build_warehouse(runs: Sequence[RunFiles], output: Path, memory_limit_mb: int
         Digest of the stage's code.
     threads : int, optional
         Threads that DuckDB may use.
+    root : Path, optional
+        Folder with which the database and the files in it can move; by default the working folder. It is the
+        process's working folder while the database is built, as it must be where it is used.
 
     Raises
     ------
@@ -47,10 +57,15 @@ def build_warehouse(runs: Sequence[RunFiles], output: Path, memory_limit_mb: int
         If a file is missing or does not belong to its run, a check of the loaded tables fails, or the memory is too
         little.
     """
-    runs = [_relative(files) for files in runs]
+    root = (root or Path()).absolute()
+    runs = [_seen_from(root, files) for files in runs]
     _require_different_names(runs)
     try:
-        with _database_aside(output) as aside, closing(_connect(aside, memory_limit_mb, threads)) as connection:
+        with (
+            _database_aside(output.absolute()) as aside,
+            chdir(root),
+            closing(_connect(aside, memory_limit_mb, threads)) as connection,
+        ):
             _fill(connection, runs, code, f"build {output.name}")
     except duckdb.OutOfMemoryException as error:
         raise VarError(
@@ -139,19 +154,15 @@ def _require_different_names(runs: Sequence[RunFiles]) -> None:
             raise VarError(f"runs: {name} is given twice; a run can be in the database once")
 
 
-def _relative(files: RunFiles) -> RunFiles:
-    """Make absolute paths below the working folder relative, so that the database can move with the project."""
-    here = Path.cwd()
+def _seen_from(root: Path, files: RunFiles) -> RunFiles:
+    """Name the files of a run as they are seen from a folder, and those outside it by their absolute paths."""
 
-    def shorten(path: Path) -> Path:
-        return path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+    def seen(value: Any) -> Any:
+        if isinstance(value, Path):
+            path = value.absolute()
+            return path.relative_to(root) if path.is_relative_to(root) else path
+        if isinstance(value, Mapping):
+            return {key: seen(item) for key, item in value.items()}
+        return tuple(map(seen, value)) if isinstance(value, tuple) else value
 
-    def shorten_all(by_split: dict[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
-        return {split: tuple(map(shorten, paths)) for split, paths in by_split.items()}
-
-    return replace(
-        files,
-        traces=shorten_all(dict(files.traces)),
-        shard_token_stats=shorten_all(dict(files.shard_token_stats)),
-        shard_expert_counts=shorten_all(dict(files.shard_expert_counts)),
-    )
+    return replace(files, **{field.name: seen(getattr(files, field.name)) for field in fields(files)})
