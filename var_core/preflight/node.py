@@ -24,7 +24,8 @@ _BEAT_SECONDS = 0.25
 
 def look(folder: Path, seconds: float, gpus: bool) -> dict[str, Any]:
     """Try what the stages rely on, in a folder that the asking process has prepared."""
-    found: dict[str, Any] = {"host": socket.gethostname(), "python": sys.version.split()[0]}
+    host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    found: dict[str, Any] = {"host": host, "python": sys.version.split()[0]}
     found["seen"] = _tried(lambda: _seen(folder / HERE))
     if found["seen"] is True:
         found["lock"] = _tried(lambda: _is_refused(folder / HELD))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from var_core.config.capture import CaptureConfig
+from var_core.errors import VarError
 from var_core.gpus import visible_gpus
 from var_core.preflight import node
 from var_core.preflight.check import Check, failed, passed, unchecked
@@ -20,7 +21,10 @@ def check_place(profile: Profile, capture: CaptureConfig, results: Path, wait_s:
         said = f"jobs go to the executor {profile.executor}, which the preflight cannot use"
         return [unchecked(JOB, said)]
     asked = profile.gpus() or int(profile.executor == "local" and bool(visible_gpus()))
-    found = run_job(profile, results, wait_s, gpus=asked > 0)
+    try:
+        found = run_job(profile, results, wait_s, gpus=asked > 0)
+    except VarError as error:
+        return [failed(FILES, str(error))]
     if found.pending:
         said = f"{found.pending}; the queue may be long: try again, or give it more time with --wait"
         return [unchecked(JOB, said)]
