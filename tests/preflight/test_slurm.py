@@ -72,10 +72,11 @@ def test_status_by_an_accounting_that_is_not_there_is_found(preflight):
     if "accounting_storage/none" not in slurm("scontrol", "show", "config"):
         pytest.skip("this cluster has accounting")
     by_sacct = {"executor": "slurm", "slurm-status-command": "sacct", "default-resources": ["slurm_partition=cpu"]}
-    outcome, said = preflight(profile=by_sacct)[1]["finished jobs"]
+    outcome, said = preflight("--wait", "1", profile=by_sacct)[1]["finished jobs"]
     assert outcome == "fail" and "set slurm-status-command: squeue" in said
 
 
 def test_an_interval_that_is_too_long_is_found(preflight):
-    outcome, said = preflight(profile=PROFILE | {"seconds-between-status-checks": 100_000})[1]["finished jobs"]
+    long = PROFILE | {"seconds-between-status-checks": 100_000}
+    outcome, said = preflight("--wait", "1", profile=long)[1]["finished jobs"]
     assert outcome == "fail" and "too short; set seconds-between-status-checks to at most" in said
