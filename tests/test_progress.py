@@ -110,7 +110,7 @@ def test_a_failure_is_no_progress(caplog):
     ],
 )
 def test_durations_are_written_in_two_units(seconds, words):
-    assert progress._duration(seconds) == words
+    assert progress.duration(seconds) == words
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Progress:
         self._logger.info(
             "%s: %d of %d %ss (%.0f %%), %s %ss/s, %s to go%s",
             self.description, self.done, self.total, self.unit, 100 * share, _rate(rate), self.unit,
-            _duration(left / rate) if rate > 0 else "0 s" if not left else "unknown time",
+            duration(left / rate) if rate > 0 else "0 s" if not left else "unknown time",
             f", {note}" if note else "",
         )  # fmt: skip
 
@@ -92,7 +92,7 @@ def _rate(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Write a duration in its two largest units."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -8,6 +8,7 @@ from var_core.capture.job import capture_shard
 from var_core.capture.outputs import CaptureOutputs
 from var_core.config.capture import CaptureConfig
 from var_core.config.models import ModelConfig
+from var_core.gpus import take_gpus
 from var_core.job import logged
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 with logged(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
     settings = snakemake.params.settings
+    if settings["capture"]["device"] in ("auto", "cuda"):
+        take_gpus(snakemake.resources.get("gpu", 0))
     capture_shard(
         shard=Path(snakemake.input.shard),
         shards=snakemake.params.shards,
