@@ -11,6 +11,8 @@ rule import_trace:
             for split, shards in SHARDS.items()
             for shard in range(shards)
             for kind in (*TABLES, *(["trace"] if split in TRACED else []))
+            # For every file of every job Snakemake tries every output of every rule.
+            if TRACE_MODELS
         ],
         manifest="results/{model}/{corpus}/corpus/manifest.json",
         vocabulary="results/{model}/{corpus}/corpus/vocabulary.parquet",

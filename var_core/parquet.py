@@ -60,15 +60,15 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file to read parts of it.
+def opened(path: Path, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file to read parts of it; with its `metadata`, if they were read before.
 
     Raises
     ------
     VarError
         If the file is missing or damaged, or is not Parquet.
     """
-    with _readable(path), pq.ParquetFile(path) as file:
+    with _readable(path), pq.ParquetFile(path, metadata=metadata) as file:
         yield file
 
 

@@ -30,8 +30,11 @@ WAITING = range(9_500, 10_000)
 @pytest.fixture
 def config(config_file):
     config = load_layers([config_file])
-    shards = config.capture.shards.model_copy(update={"capture": SHARDS})
-    return config.model_copy(update={"capture": config.capture.model_copy(update={"shards": shards})})
+    numbers = {
+        name: getattr(config.capture, name).model_copy(update={"capture": SHARDS})
+        for name in ("shards", "micro_shards")
+    }
+    return config.model_copy(update={"capture": config.capture.model_copy(update=numbers)})
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from var_core.parquet import batch_writer, opened, write_batches
 from var_core.statistics.merge import merge_tables
@@ -28,12 +29,13 @@ class _Run:
     """Rows of one domain and layer in a row group of a file."""
 
     path: Path
+    metadata: pq.FileMetaData
     row_group: int
     start: int
     rows: int
 
     def read(self, kind: str) -> pa.Table:
-        with opened(self.path) as file:
+        with opened(self.path, self.metadata) as file:
             return file.read_row_group(self.row_group).slice(self.start, self.rows).cast(SCHEMAS[kind])
 
 
@@ -93,15 +95,27 @@ def _merged(kind: str, paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
 
 
 def _index(paths: Sequence[Path]) -> dict[Key, list[_Run]]:
-    """Where the rows of every domain and layer are, from the key columns alone."""
+    """Where the rows of every domain and layer are, from the files' metadata, or else from the key columns."""
     index: dict[Key, list[_Run]] = defaultdict(list)
     for path in paths:
         with opened(path) as file:
             for row_group in range(file.num_row_groups):
-                keys = file.read_row_group(row_group, columns=["domain", "layer"])
-                for key, start, stop in _runs_of_keys(keys):
-                    index[key].append(_Run(path, row_group, start, stop - start))
+                only = _only_key(file.metadata.row_group(row_group))
+                runs = [only] if only else _runs_of_keys(file.read_row_group(row_group, columns=["domain", "layer"]))
+                for key, start, stop in runs:
+                    index[key].append(_Run(path, file.metadata, row_group, start, stop - start))
     return index
+
+
+def _only_key(row_group: pq.RowGroupMetaData) -> tuple[Key, int, int] | None:
+    """The key of all rows of a row group, as a run; None if there are several, or the file does not say."""
+    key = []
+    for name, column in zip(("domain", "layer"), map(row_group.column, range(2)), strict=True):
+        found = column.statistics
+        if column.path_in_schema != name or found is None or not found.has_min_max or found.min != found.max:
+            return None
+        key.append(found.min)
+    return (key[0], key[1]), 0, row_group.num_rows
 
 
 def _runs_of_keys(table: pa.Table) -> Iterator[tuple[Key, int, int]]:
