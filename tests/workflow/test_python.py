@@ -43,4 +43,4 @@ def test_the_page_calls_what_the_workflow_s_scripts_call(program, tmp_path):
         for stage in (*stages, "measure_segments", "test_hypotheses", "draw_figure")
         for module in import_closure(ROOT / f"workflow_scripts/{stage}.py")
     }
-    assert needed - set(import_closure(page)) <= {"var_core.job"}
+    assert needed - set(import_closure(page)) <= {"var_core.job", "var_core.gpus"}, "what only jobs need"
