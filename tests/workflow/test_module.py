@@ -60,6 +60,7 @@ ANALYSED = {
 }
 
 
+@pytest.mark.slow
 def test_it_runs_under_the_prefix_and_what_ran_does_not_run_again(snakemake):
     assert executed(snakemake("--until", "var_merge_statistics")) == CAPTURED
     results = snakemake.folder / "study/routing/results"

@@ -14,41 +14,11 @@ import pytest
 import yaml
 
 from s3_server import CLOSED, S3, Request, s3_servers
+from workflow_runs.project import SMALL
 
 pytestmark = pytest.mark.workflow
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = {
-    "runs": [{"model": "tiny", "corpus": "topics"}],
-    "models": {
-        "tiny": {
-            "source": "demo",
-            "corpus": "topics",
-            "vocabulary": 384,
-            "layers": 2,
-            "hidden": 16,
-            "intermediate": 24,
-            "heads": 2,
-            "experts": 4,
-            "sequence_length": 64,
-            "max_position": 64,
-            "steps": 5,
-            "evaluate_tokens": 2000,
-        }
-    },
-    "corpora": {
-        "topics": {
-            "source": "python-stdlib",
-            "domains": ["reference", "docstrings"],
-            "splits": {"train": 0.4, "capture": 0.3, "heldout": 0.3},
-            "max_tokens": {"capture": 12000, "heldout": 8000},
-        }
-    },
-    "sequences": {"length": 64},
-    "capture": {"shards": {"capture": 2, "heldout": 1}},
-    "hypotheses": {"permutations": 20, "bootstrap": 20, "h2": {"goodness_of_fit_draws": 2}},
-    "figures": {"dpi": 50, "formats": ["svg"]},
-}
 
 
 class Project:
@@ -93,14 +63,6 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         yield servers
 
 
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A run in a folder, as far as the statistics."""
-    project = Project(tmp_path_factory.mktemp("local"))
-    ran(project.snakemake("--", "statistics"))
-    return project
-
-
 def results(folder: Path) -> dict[str, bytes]:
     """Every file of the results that depends on inputs alone."""
     measured = ("logs/", "benchmarks/")
@@ -140,14 +102,16 @@ def test_nothing_but_loopback_can_be_reached(s3):
     assert f'Failed to connect to proxy URL: "{CLOSED}"' in result.stderr
 
 
-def test_statistics_made_in_s3_are_those_of_a_folder_and_no_log_has_the_secret(s3, local, tmp_path):
+def test_statistics_made_in_s3_are_those_of_a_folder_and_no_log_has_the_secret(s3, finished, tmp_path):
     project = Project(tmp_path / "stored", s3)
     said = ran(project.snakemake("--", "statistics"))
     print(costs(s3.front.requests))
     s3.fetch(project.prefix, tmp_path / "fetched")
     fetched = results(tmp_path / "fetched/results")
     assert sum(name.startswith("tiny/topics/statistics/") for name in fetched) == 6
-    assert fetched == {name: content for name, content in results(local.folder / "results").items() if name in fetched}
+    assert fetched == {
+        name: content for name, content in results(finished.folder / "results").items() if name in fetched
+    }
     assert not (project.folder / "results").exists()
     assert all(request.path.startswith(f"/{s3.bucket}") for request in s3.front.requests)
     assert s3.secret not in said
@@ -185,8 +149,7 @@ def test_the_profile_plans_the_run_with_a_bucket_of_ones_own(s3, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_that_fails_every_tenth_request_changes_nothing(s3, local, tmp_path, monkeypatch):
-    ran(local.snakemake())
+def test_a_server_that_fails_every_tenth_request_changes_nothing(s3, finished, tmp_path, monkeypatch):
     project = Project(tmp_path / "flaky", s3)
     monkeypatch.setattr(s3.front, "fail_every", 10)
     before = len(s3.front.requests)
@@ -198,11 +161,11 @@ def test_a_server_that_fails_every_tenth_request_changes_nothing(s3, local, tmp_
     assert {request.method for request in failed} >= {"HEAD", "GET", "PUT"}
     assert "Nothing to be done" in ran(project.snakemake("--dry-run"))
     s3.fetch(project.prefix, tmp_path / "fetched")
-    fetched, made = results(tmp_path / "fetched/results"), results(local.folder / "results")
+    fetched, made = results(tmp_path / "fetched/results"), results(finished.folder / "results")
     own = {"models/tiny/generation_config.json"}  # not declared, since nothing reads it
     assert {name for name in made if "/.state/" not in name} - fetched.keys() == own
     assert [name for name in fetched if fetched[name] != made[name]] == ["var.duckdb"]
-    assert tables(tmp_path / "fetched") == tables(local.folder)
+    assert tables(tmp_path / "fetched") == tables(finished.folder)
 
 
 def tables(folder: Path) -> dict[str, list[tuple]]:
