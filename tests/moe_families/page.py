@@ -98,10 +98,10 @@ the experts are given, not a top k of the logits.
 * **apart**: whether positions that restart keep packed documents from reading each other
   (`sequences.isolate_documents`). Where not, set it to false; a boundary token then separates documents.
 
-On attaching to a model, capture makes the same checks on a few tokens and says which layer fails them. Models in MXFP4
-are dequantised by the workflow (from Python, load them with `Mxfp4Config(dequantize=True)`); blocks that kernels replace
-(`use_kernels=True`) and models that were compiled before attaching make no decision that can be seen, and are refused. An encoder-decoder is given the same
-tokens on both sides."""
+On attaching to a model, capture makes the same checks on a few tokens and says which layer fails them. Models in
+MXFP4 are dequantised by the workflow (from Python, load them with `Mxfp4Config(dequantize=True)`); blocks that
+kernels replace (`use_kernels=True`) and models that were compiled before attaching make no decision that can be seen,
+and are refused. An encoder-decoder is given the same tokens on both sides."""
 
 _HEAD = (
     "| family | configuration | sites | E | k | scoring | top k | exact | forced | apart | notes |\n"
