@@ -1,0 +1,105 @@
+"""One cluster without accounting and one with it; the workflow on the first; and a copy of it for every fault."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.disturbed import Disturbed
+from cluster.installation import why_not
+from cluster.project import ROOT, Project
+from cluster.record import Record
+from cluster.slurm import Slurm
+
+RECORD = ROOT / "results/cluster/faults.json"
+
+
+@pytest.fixture(scope="session")
+def workplace() -> Iterator[Path]:
+    """A folder for everything, gone afterwards; its name is short, since sockets are in it."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="var-slurm-", ignore_cleanup_errors=True) as folder:
+        # Slurm wants to be sure that nobody else could have put something there; its daemons' users must get in.
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def record(workplace: Path) -> Iterator[Record]:
+    record = Record()
+    yield record
+    if record.rows:
+        record.write(RECORD, Slurm.version(), Slurm.memory_limit())
+
+
+@pytest.fixture(scope="session")
+def start_slurm(workplace: Path) -> Iterator[Callable[[bool], Slurm]]:
+    """A function that starts a cluster, or gives the one that runs already."""
+    clusters: dict[bool, Slurm] = {}
+
+    def start(accounting: bool) -> Slurm:
+        if accounting not in clusters:
+            folder = workplace / ("accounting" if accounting else "plain")
+            folder.mkdir()
+            clusters[accounting] = Slurm(folder, accounting)
+            clusters[accounting].start()
+        return clusters[accounting]
+
+    try:
+        yield start
+    finally:
+        for cluster in clusters.values():
+            cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(start_slurm: Callable[[bool], Slurm], record: Record, workplace: Path) -> Project:
+    """The workflow from its start to the merged statistics on the cluster, with nothing in its way."""
+    slurm, project = start_slurm(False), Project.new(workplace / "undisturbed")
+    with record.row(
+        "none",
+        "Finished jobid",
+        "nothing is needed: corpus, model, capture and merge as jobs of the cluster",
+        profile="slurm",
+        accounting=False,
+    ):
+        snakemake = project.on_cluster(slurm)
+        try:
+            assert snakemake.wait(240) == 0, snakemake.output()[-5000:]
+        finally:
+            project.end()
+    return project
+
+
+@pytest.fixture
+def disturb(
+    request: pytest.FixtureRequest,
+    start_slurm: Callable[[bool], Slurm],
+    undisturbed: Project,
+    record: Record,
+    workplace: Path,
+) -> Iterator[Callable[..., Disturbed]]:
+    """A function that begins a fault: a copy of the project in which nothing of the capture split is captured yet."""
+    begun: list[Disturbed] = []
+
+    def begin(
+        fault: str, shown: str, recovers: str, *, accounting: bool = False, profile: str = "slurm"
+    ) -> Disturbed:
+        slurm = start_slurm(accounting)
+        project = undisturbed.copy(workplace / f"{request.node.name}-{len(begun)}".replace(os.sep, "-"))
+        begun.append(
+            Disturbed(
+                slurm, project, undisturbed.files(),
+                record.row(fault, shown, recovers, profile=profile, accounting=accounting), profile,
+            )  # fmt: skip
+        )
+        return begun[-1]
+
+    yield begin
+    for disturbed in begun:
+        disturbed.project.end()
+        disturbed.slurm.recover()

@@ -1,0 +1,66 @@
+"""Snakemake itself is ended while its jobs run, and started again; no shard is written by two."""
+
+import signal
+
+import pytest
+
+from cluster.slurm import wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+
+def test_interrupted(disturb):
+    with disturb(
+        "Ctrl-C, then a new start", "Terminating processes on user request", "jobs are cancelled; run the same again"
+    ) as run:
+        run.start_and_wait()
+        run.snakemake.interrupt()
+        assert run.snakemake.wait(30) != 0
+        wait_until("no job is left", lambda: not run.slurm.jobs(), 30)
+        run.start()
+        run.finish()
+
+
+def test_terminated(disturb):
+    with disturb(
+        "SIGTERM to Snakemake, then a new start",
+        "Will exit after finishing currently running jobs",
+        "it waits for its running jobs and ends; run the same again",
+    ) as run:
+        run.start_and_wait()
+        run.snakemake.send(signal.SIGTERM)
+        assert run.snakemake.wait(90) != 0
+        assert not run.slurm.jobs()
+        run.start()
+        run.finish()
+
+
+def test_killed(disturb):
+    with disturb(
+        "SIGKILL of Snakemake, then a new start",
+        "does this work already; it is not submitted again",
+        "`snakemake --profile slurm --unlock`, then run the same again: jobs that run on are adopted",
+    ) as run:
+        run.start_and_wait()
+        run.snakemake.end()
+        before = {job.number for job in run.captures()}
+        assert before
+        assert run.start("--unlock").wait(30) == 0
+        run.start()
+        run.finish()
+        assert all(f"Submitted job" in run.snakemake.output() for _ in before)
+
+
+def test_killed_and_changed(disturb):
+    with disturb(
+        "SIGKILL of Snakemake, then a new start with other settings",
+        "cancelling Slurm jobs on the same files",
+        "as before; jobs that work with the old settings are cancelled first",
+    ) as run:
+        run.start_and_wait()
+        run.snakemake.end()
+        assert run.start("--unlock").wait(30) == 0
+        # Another number of threads is other work, and here the same bytes.
+        rules = [rule for rule in run.project.rules() if rule.startswith("capture_")]
+        run.start("--set-threads", *(f"{rule}=2" for rule in rules))
+        run.finish()
