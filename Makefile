@@ -4,12 +4,14 @@ CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: help setup demo test test-all bench lint docs clean
+.PHONY: help setup slurm-profile demo test test-all test-cluster bench lint docs clean
 
 help:
 	@echo "make demo      the whole workflow on its built-in corpus and model, then the table of verdicts"
 	@echo "make test      the tests"
 	@echo "make test-all  the tests, with the long ones in full"
+	@echo "make test-cluster   a real Slurm on this machine, and everything that can go wrong on it (root, Debian)"
+	@echo "make slurm-profile  the set-up step for snakemake --profile slurm; undo it with: rm slurm"
 	@echo "make bench     what capture costs, and the memory it takes, into results/benchmarks/capture.json"
 	@echo "make lint      format, lint and type checks"
 	@echo "make docs      write the generated pages and numbers of the documentation anew"
@@ -23,6 +25,10 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# Snakemake looks for profiles by name in the working folder, not in profiles/.
+slurm-profile:
+	ln -sfn profiles/slurm slurm
+
 demo: setup
 	$(SNAKEMAKE) --rerun-incomplete --report results/report.html --report-after-run
 	$(BIN)/python -m var_core.report.show results
@@ -31,7 +37,10 @@ test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not cluster"
+
+test-cluster: setup
+	$(BIN)/python -m pytest -m cluster -rs tests/cluster
 
 bench: .venv/bench
 	$(BIN)/python -m var_core.benchmarks all
@@ -59,6 +68,7 @@ docs: setup
 	$(BIN)/python -m var_core.report.pages render
 	@if [ -f results/benchmarks/capture.json ]; then $(BIN)/python -m var_core.benchmarks record; fi
 	$(BIN)/python -m var_core.benchmarks render
+	PYTHONPATH=tests $(BIN)/python -m cluster.page $$([ -f results/cluster/faults.json ] && echo record)
 
 clean:
 	rm -rf results

@@ -21,7 +21,16 @@ from typing import Any
 from client import LOGS, PATIENCE_S, OutOfReachError, RefusedError, ask_queue, left_behind, slurm
 
 ADOPTED = {"CONFIGURING", "PENDING", "REQUEUED", "RUNNING", "SUSPENDED"}
-CANCELLED_FIRST = {*ADOPTED, "COMPLETING", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+CANCELLED_FIRST = {
+    *ADOPTED,
+    "COMPLETING",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "RESIZING",
+    "SIGNALING",
+    "STAGE_OUT",
+    "STOPPED",
+}
 RETRY_S = 5
 
 
@@ -147,7 +156,9 @@ def main() -> None:
             print(submit(script))
             return
         except RefusedError as error:
-            sys.exit(f"error: Slurm refuses the job: {error} (partitions, accounts, limits: profiles/slurm/profile.yaml)")
+            sys.exit(
+                f"error: Slurm refuses the job: {error} (partitions, accounts, limits: profiles/slurm/profile.yaml)"
+            )
         except OutOfReachError as error:
             if time.monotonic() > give_up:
                 sys.exit(f"error: no job could be submitted for {PATIENCE_S:g} s: {error}")

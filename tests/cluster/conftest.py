@@ -1,6 +1,7 @@
 """One cluster without accounting and one with it; the workflow on the first; and a copy of it for every fault."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ def workplace() -> Iterator[Path]:
     reason = why_not()
     if reason:
         pytest.skip(reason)
+    # A test run that is terminated cleans up as one that is interrupted does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="var-slurm-", ignore_cleanup_errors=True) as folder:
         # Slurm wants to be sure that nobody else could have put something there; its daemons' users must get in.
         Path(folder).chmod(0o755)
@@ -86,15 +89,16 @@ def disturb(
     """A function that begins a fault: a copy of the project in which nothing of the capture split is captured yet."""
     begun: list[Disturbed] = []
 
-    def begin(
-        fault: str, shown: str, recovers: str, *, accounting: bool = False, profile: str = "slurm"
-    ) -> Disturbed:
+    def begin(fault: str, shown: str, recovers: str, *, accounting: bool = False, profile: str = "slurm") -> Disturbed:
         slurm = start_slurm(accounting)
         project = undisturbed.copy(workplace / f"{request.node.name}-{len(begun)}".replace(os.sep, "-"))
         begun.append(
             Disturbed(
-                slurm, project, undisturbed.files(),
-                record.row(fault, shown, recovers, profile=profile, accounting=accounting), profile,
+                slurm,
+                project,
+                undisturbed.files(),
+                record.row(fault, shown, recovers, profile=profile, accounting=accounting),
+                profile,
             )  # fmt: skip
         )
         return begun[-1]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -37,7 +38,7 @@ SMALL = {
             "source": "python-stdlib",
             "domains": ["reference", "docstrings"],
             "splits": {"train": 0.4, "capture": 0.3, "heldout": 0.3},
-            "max_tokens": {"capture": 300_000, "heldout": 5_000},
+            "max_tokens": {"capture": 120_000, "heldout": 5_000},
         }
     },
     "sequences": {"length": 64},
@@ -45,7 +46,7 @@ SMALL = {
     "capture": {
         "shards": {"capture": 2, "heldout": 1},
         "batch_sequences": 2,
-        "checkpoint_tokens": 8_000,
+        "checkpoint_tokens": 4_000,
         "lock_stale_s": 10,
         "lock_wait_s": 60,
     },
@@ -60,6 +61,15 @@ SOONER = ("--seconds-between-status-checks", "1", "--latency-wait", "10")
 """The profile's other times, shorter."""
 
 
+class Written(NamedTuple):
+    """A file that a process published; the job is its number and how often Slurm has restarted it."""
+
+    when: float
+    process: int
+    job: str
+    path: str
+
+
 class Snakemake:
     """A Snakemake that runs in the background, in a session of its own as if at its own terminal."""
 
@@ -67,7 +77,7 @@ class Snakemake:
         self._log = log
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                ["setpriv", "--pdeathsig", "KILL", "--", *command], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
                 start_new_session=True,
             )  # fmt: skip
 
@@ -171,12 +181,16 @@ class Project:
     def writers(self) -> dict[str, list[str]]:
         """For each file under capture/, who has written it, in order; once for each uninterrupted turn."""
         turns: dict[str, list[str]] = {}
-        audit = self.folder / "slurm-audit"
-        lines = audit.read_text().splitlines() if audit.exists() else []
-        for line in sorted(lines, key=lambda line: float(line.split()[0])):
-            _, process, job, path = line.split(maxsplit=3)
-            writer = f"process {process} of job {job}"
-            of_file = turns.setdefault(path, [])
+        for written in self.written():
+            writer = f"process {written.process} of job {written.job}"
+            of_file = turns.setdefault(written.path, [])
             if not of_file or of_file[-1] != writer:
                 of_file.append(writer)
         return turns
+
+    def written(self) -> list[Written]:
+        """Every file published under capture/ so far, in order."""
+        audit = self.folder / "slurm-audit"
+        lines = audit.read_text().splitlines() if audit.exists() else []
+        fields = [line.split(maxsplit=3) for line in lines]
+        return sorted(Written(float(when), int(process), job, path) for when, process, job, path in fields)

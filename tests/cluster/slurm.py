@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from cluster.configuration import NODES, Layout, free_ports, memory_cgroup, write
 
-
 T = TypeVar("T")
 
 
@@ -201,7 +200,8 @@ class Slurm:
         )  # fmt: skip
         self._start(
             "mariadbd", "mariadbd", "--no-defaults", "--user=root", data, client, "--skip-networking",
-            "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0", f"--pid-file={folder}/run/mariadb.pid",
+            "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0",
+            f"--pid-file={folder}/run/mariadb.pid",
         )  # fmt: skip
         wait_until("mariadbd answers", lambda: self.runs("mariadb-admin", "--no-defaults", "-uroot", client, "ping"))
         user = "'slurm'@'localhost'"
@@ -218,7 +218,8 @@ class Slurm:
         left += [
             int(path.parent.name)
             for path in Path("/proc").glob("[0-9]*/cmdline")
-            if _read(path).startswith(b"slurmstepd") and str(self.layout.folder).encode() in _read(path.parent / "environ")
+            if _read(path).startswith(b"slurmstepd")
+            and str(self.layout.folder).encode() in _read(path.parent / "environ")
         ]
         for process in set(left) - {os.getpid()}:
             with contextlib.suppress(ProcessLookupError):

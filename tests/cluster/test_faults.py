@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -18,15 +19,22 @@ def test_scancel(disturb):
 
 
 def test_killed_process(disturb):
-    with disturb("SIGKILL of a job's process", "ended as FAILED", "Snakemake submits it again (retries)") as run:
-        job = run.start_and_wait()
-        # The last to be started is the one that captures.
-        os.kill(max(run.slurm.processes(job.number)), signal.SIGKILL)
+    with disturb(
+        "SIGKILL of a job's process, on a node with GPUs", "ended as FAILED", "Snakemake submits it again (retries)"
+    ) as run:
+        rules = [rule for rule in run.project.rules() if rule.startswith("capture_")]
+        asked = [f"{rule}:{resource}" for rule in rules for resource in ("gpu=1", "gpu_model='fake'")]
+        job = run.start_and_wait("--set-resources", *asked)
+        assert job.node == "g1"
+        capturing = wait_until("a process captures", lambda: _living([run.project.written()[-1].process]))
+        os.kill(capturing[0], signal.SIGKILL)
         run.finish()
 
 
 def test_node_down_and_back(disturb):
-    with disturb("node down and back", "Finished jobid", "Slurm starts the job again, as the same job (requeue)") as run:
+    with disturb(
+        "node down and back", "Finished jobid", "Slurm starts the job again, as the same job (requeue)"
+    ) as run:
         job = run.start_and_wait()
         run.slurm.update_node(job.node, "down")
         wait_until("the job left its node", lambda: job not in run.captures())
@@ -36,10 +44,9 @@ def test_node_down_and_back(disturb):
 
 def test_node_lost_with_its_jobs_alive(disturb):
     """The node's slurmd dies; the job goes on, hangs for a while, and wakes up beside its requeued copy."""
-    seen = "Finished jobid"
     with disturb(
         "node lost, its job hangs there and wakes up later",
-        seen,
+        "Finished jobid",
         "Slurm starts the job again elsewhere; the copy takes the shard over, the old one finds out and ends",
     ) as run:
         job = run.start_and_wait()
@@ -48,7 +55,7 @@ def test_node_lost_with_its_jobs_alive(disturb):
             os.kill(process, signal.SIGSTOP)
         run.slurm.end(job.node, signal.SIGKILL)
         wait_until("the job runs elsewhere", lambda: _runs_elsewhere(run, job), 60)
-        wait_until("the copy captures", lambda: _takes_over(run.project.folder, job.number), 60)
+        wait_until("the copy captures", lambda: _copy_writes(run, job), 60)
         for process in alive:
             os.kill(process, signal.SIGCONT)
         run.finish()
@@ -59,18 +66,17 @@ def _runs_elsewhere(run, job) -> bool:
     return any(other.number == job.number and other.node != job.node for other in run.captures())
 
 
-def _takes_over(folder, number: str) -> bool:
-    audit = (folder / "slurm-audit").read_text()
-    return any(line.split()[2] == f"{number}.1" and ".state" in line for line in audit.splitlines())
+def _copy_writes(run, job) -> bool:
+    return any(written.job == f"{job.number}.1" for written in run.project.written())
 
 
 def _living(processes: list[int]) -> list[int]:
     def lives(process: int) -> bool:
         try:
-            with open(f"/proc/{process}/stat") as stream:
-                return stream.read().rpartition(")")[2].split()[0] not in "ZX"
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             return False
+        return state not in "ZX"
 
     return [process for process in processes if lives(process)]
 

@@ -48,7 +48,7 @@ def test_killed(disturb):
         assert run.start("--unlock").wait(30) == 0
         run.start()
         run.finish()
-        assert all(f"Submitted job" in run.snakemake.output() for _ in before)
+        assert all(f"external jobid '{number}'" in run.snakemake.output() for number in before)
 
 
 def test_killed_and_changed(disturb):
