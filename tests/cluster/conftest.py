@@ -99,7 +99,7 @@ def disturb(
                 undisturbed.files(),
                 record.row(fault, shown, recovers, profile=profile, accounting=accounting),
                 profile,
-            )  # fmt: skip
+            )
         )
         return begun[-1]
 

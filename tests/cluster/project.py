@@ -77,8 +77,9 @@ class Snakemake:
         self._log = log
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *command], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                start_new_session=True,
+                ["setpriv", "--pdeathsig", "KILL", "--", *command],
+                cwd=folder, env=environment, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
             )  # fmt: skip
 
     def send(self, number: signal.Signals) -> None:

@@ -6,6 +6,7 @@ Files there are written aside and renamed, so that a rename is the moment at whi
 import os
 import sys
 import time
+from pathlib import Path
 
 
 def _note(event: str, arguments: tuple) -> None:
@@ -15,7 +16,7 @@ def _note(event: str, arguments: tuple) -> None:
     if "/capture/" not in target:
         return
     job = f"{os.environ.get('SLURM_JOB_ID', '-')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-    line = f"{time.time():.4f} {os.getpid()} {job} {os.path.abspath(target)}\n"
+    line = f"{time.time():.4f} {os.getpid()} {job} {Path(target).resolve()}\n"
     descriptor = os.open(os.environ["VAR_TEST_AUDIT"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, line.encode())
     os.close(descriptor)
