@@ -40,7 +40,8 @@ test-all: setup
 	$(BIN)/python -m pytest -m "not cluster"
 
 test-cluster: setup
-	$(BIN)/python -m pytest -m cluster -rs tests/cluster
+	rm -f results/cluster/faults-*.json
+	$(BIN)/python -m pytest -m cluster -rs -n 2 --dist loadfile tests/cluster
 
 bench: .venv/bench
 	$(BIN)/python -m var_core.benchmarks all
@@ -68,7 +69,7 @@ docs: setup
 	$(BIN)/python -m var_core.report.pages render
 	@if [ -f results/benchmarks/capture.json ]; then $(BIN)/python -m var_core.benchmarks record; fi
 	$(BIN)/python -m var_core.benchmarks render
-	PYTHONPATH=tests $(BIN)/python -m cluster.page $$([ -f results/cluster/faults.json ] && echo record)
+	PYTHONPATH=tests $(BIN)/python -m cluster.page $(if $(wildcard results/cluster/faults-*.json),record)
 
 clean:
 	rm -rf results

@@ -14,7 +14,7 @@ from cluster.project import ROOT, Project
 from cluster.record import Record
 from cluster.slurm import Slurm
 
-RECORD = ROOT / "results/cluster/faults.json"
+RECORDS = ROOT / "results/cluster"
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,8 @@ def record(workplace: Path) -> Iterator[Record]:
     record = Record()
     yield record
     if record.rows:
-        record.write(RECORD, Slurm.version(), Slurm.memory_limit())
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "all")
+        record.write(RECORDS / f"faults-{worker}.json", Slurm.version(), Slurm.memory_limit())
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +70,7 @@ def undisturbed(start_slurm: Callable[[bool], Slurm], record: Record, workplace:
         "nothing is needed: corpus, model, capture and merge as jobs of the cluster",
         profile="slurm",
         accounting=False,
+        place=-1,
     ):
         snakemake = project.on_cluster(slurm)
         try:
@@ -97,7 +99,14 @@ def disturb(
                 slurm,
                 project,
                 undisturbed.files(),
-                record.row(fault, shown, recovers, profile=profile, accounting=accounting),
+                record.row(
+                    fault,
+                    shown,
+                    recovers,
+                    profile=profile,
+                    accounting=accounting,
+                    place=request.session.items.index(request.node),
+                ),
                 profile,
             )
         )

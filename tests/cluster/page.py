@@ -1,13 +1,14 @@
-"""The page of faults, made of the record of a test run: ``python -m cluster.page [record]``."""
+"""The page of faults, made of the records of a test run: ``python -m cluster.page [record]``."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from cluster.record import merged
+
 ROOT = Path(__file__).resolve().parents[2]
-SEEN = ROOT / "results/cluster/faults.json"
+SEEN = ROOT / "results/cluster"
 RECORDED = ROOT / "docs/reference/cluster-faults.json"
 PAGE = ROOT / "docs/reference/cluster-faults.md"
 INTRODUCTION = """# Faults on a cluster, and what recovers
@@ -44,7 +45,8 @@ def page(record: dict[str, Any]) -> str:
 def main(arguments: list[str]) -> None:
     """Take over the record of the last run of the tests, if asked to; write the page."""
     if arguments == ["record"]:
-        shutil.copyfile(SEEN, RECORDED)
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(SEEN.glob("faults-*.json"))]
+        RECORDED.write_text(json.dumps(merged(records), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(page(json.loads(RECORDED.read_text(encoding="utf-8"))), encoding="utf-8")
 
 

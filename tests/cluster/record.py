@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass
@@ -19,6 +20,8 @@ class Row:
         What was done, what a user sees (the test looks for it), and what recovers.
     profile, accounting
         What it was done to.
+    place
+        Of the test among all; workers that run tests beside each other write a record each.
     passed, seconds
         How it went, from the start of Snakemake until the files were compared.
     """
@@ -28,6 +31,7 @@ class Row:
     recovers: str
     profile: str
     accounting: bool
+    place: int
     passed: bool = False
     seconds: float = 0.0
 
@@ -39,9 +43,11 @@ class Record:
         self.rows: list[Row] = []
 
     @contextmanager
-    def row(self, fault: str, shown: str, recovers: str, *, profile: str, accounting: bool) -> Iterator[Row]:
+    def row(
+        self, fault: str, shown: str, recovers: str, *, profile: str, accounting: bool, place: int
+    ) -> Iterator[Row]:
         """Time a fault, and note whether the block ended well."""
-        row = Row(fault, shown, recovers, profile, accounting)
+        row = Row(fault, shown, recovers, profile, accounting, place)
         self.rows.append(row)
         start = time.monotonic()
         try:
@@ -60,3 +66,13 @@ class Record:
             "faults": [asdict(row) for row in self.rows],
         }
         path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def merged(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """One record of those of several workers: each has an undisturbed run of its own, of which the slowest counts."""
+    rows: dict[int, dict[str, Any]] = {}
+    for row in (row for record in records for row in record["faults"]):
+        other = rows.get(row["place"], row)
+        worse = max(row, other, key=lambda one: (not one["passed"], one["seconds"]))
+        rows[row["place"]] = worse
+    return records[0] | {"faults": [rows[place] for place in sorted(rows)]}

@@ -36,3 +36,15 @@ def test_slurmdbd_away(disturb):
         time.sleep(20)
         run.slurm.start_slurmdbd()
         run.finish()
+
+
+def test_scancel_with_the_plugin(disturb):
+    """The other profile: it works, and gets over what it is not known to wait for for ever."""
+    with disturb(
+        "`scancel` of a job", "CANCELLED", "Snakemake submits it again (retries)", accounting=True,
+        profile="profiles/slurm-plugin",
+    ) as run:  # fmt: skip
+        # Its status queries become rarer with time, which would take minutes here.
+        job = run.start_and_wait("--slurm-init-seconds-before-status-checks", "2")
+        run.slurm.run("scancel", job.number)
+        run.finish()

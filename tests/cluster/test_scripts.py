@@ -1,6 +1,7 @@
 """What the profile's scripts make of a job, without a cluster; and that its name resolves after the set-up step."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from cluster.project import ROOT
+from cluster.slurm import wait_until
 
 SCRIPTS = ROOT / "profiles/slurm"
 sys.path.insert(0, str(SCRIPTS))
@@ -98,6 +100,27 @@ def test_a_job_leaves_its_exit_status_and_is_not_run_twice(tmp_path):
     assert run("touch one; exit 0\n", 1).returncode == 0 and (tmp_path / "one").exists()
     done = run("touch two; exit 0\n", 1)
     assert done.returncode == 0 and "nothing to do" in done.stdout and not (tmp_path / "two").exists()
+
+
+CATCHES = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(5))
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def test_usr1_reaches_who_asked_for_it_and_kills_nobody_else(tmp_path):
+    (tmp_path / "catches.py").write_text(CATCHES)
+    script = f"{sys.executable} catches.py; status=$?; sleep 0.1 && touch survived; exit $status\n"
+    environment = os.environ | {"SLURM_JOB_ID": f"test-{os.getpid()}"}
+    job = tmp_path / "batch.sh"
+    job.write_text(submit.batch_script(script))
+    process = subprocess.Popen(["sh", job], cwd=tmp_path, env=environment)
+    wait_until("the job runs", lambda: (tmp_path / "ready").exists())
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(20) == 5
+    assert (tmp_path / "survived").exists()
 
 
 @pytest.mark.parametrize(
