@@ -88,12 +88,12 @@ def disturb(
     record: Record,
     workplace: Path,
 ) -> Iterator[Callable[..., Disturbed]]:
-    """A function that begins a fault: a copy of the project in which nothing of the capture split is captured yet."""
+    """A function that begins a fault: a copy of the project in which one shard is not captured yet."""
     begun: list[Disturbed] = []
 
     def begin(fault: str, shown: str, recovers: str, *, accounting: bool = False, profile: str = "slurm") -> Disturbed:
         slurm = start_slurm(accounting)
-        project = undisturbed.copy(workplace / f"{request.node.name}-{len(begun)}".replace(os.sep, "-"))
+        project = undisturbed.copy(Path(tempfile.mkdtemp(dir=workplace, prefix=request.node.name)) / "project")
         begun.append(
             Disturbed(
                 slurm,

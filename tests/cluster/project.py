@@ -38,7 +38,7 @@ SMALL = {
             "source": "python-stdlib",
             "domains": ["reference", "docstrings"],
             "splits": {"train": 0.4, "capture": 0.3, "heldout": 0.3},
-            "max_tokens": {"capture": 120_000, "heldout": 5_000},
+            "max_tokens": {"capture": 300_000, "heldout": 5_000},
         }
     },
     "sequences": {"length": 64},
@@ -46,7 +46,7 @@ SMALL = {
     "capture": {
         "shards": {"capture": 2, "heldout": 1},
         "batch_sequences": 2,
-        "checkpoint_tokens": 4_000,
+        "checkpoint_tokens": 8_000,
         "lock_stale_s": 10,
         "lock_wait_s": 60,
     },
@@ -130,9 +130,9 @@ class Project:
         return cls(folder)
 
     def copy(self, folder: Path) -> "Project":
-        """A copy in the state in which no shard of the capture split has been captured."""
+        """A copy in the state in which the first shard of the capture split has not been captured."""
         shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("*.out", "slurm-audit"))
-        for path in folder.glob("results/*/*/capture/capture-*"):
+        for path in folder.glob("results/*/*/capture/capture-00000*"):
             path.unlink()
         for path in folder.glob("results/*/*/statistics/capture"):
             shutil.rmtree(path)

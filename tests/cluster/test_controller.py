@@ -59,3 +59,16 @@ def test_state_lost(disturb):
         run.slurm.forget()
         run.slurm.start_controller()
         run.finish()
+
+
+def test_refused(disturb):
+    with disturb(
+        "a partition that does not exist",
+        "error: Slurm refuses the job",
+        "Snakemake ends and says so; correct the profile and run the same again",
+    ) as run:
+        rules = [rule for rule in run.project.rules() if rule.startswith("capture_")]
+        run.start("--set-resources", *(f"{rule}:slurm_partition=nowhere" for rule in rules))
+        assert run.snakemake.wait(90) != 0
+        run.start()
+        run.finish()
