@@ -1,5 +1,7 @@
 """The files a Slurm cluster of one machine is configured with; everything is below one folder."""
 
+import os
+import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,18 +47,18 @@ def free_ports() -> dict[str, int]:
 
 
 def memory_cgroup() -> Path | None:
-    """This process's memory cgroup, if it is of version 1 and can be divided further."""
+    """A part of this process's memory cgroup, not made yet, if that is of version 1 and can be divided."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "memory":
             group = Path(f"/sys/fs/cgroup/memory{path}")
-            probe = group / "var-test-cluster-probe"
+            own = group / f"var-slurm-{os.getpid()}-{secrets.token_hex(4)}"
             try:
-                probe.mkdir()
-                probe.rmdir()
+                own.mkdir()
+                own.rmdir()
             except OSError:
                 return None
-            return group
+            return own
     return None
 
 
@@ -71,6 +73,7 @@ def write(layout: Layout) -> None:
         (folder / f"devices/gpu{number}").symlink_to("/dev/null")
     (folder / "etc/gres.conf").write_text(f"NodeName=g1 Name=gpu Type=fake File={folder}/devices/gpu[0-1]\n")
     if layout.cgroup:
+        layout.cgroup.mkdir()
         (folder / "cgroup").mkdir()
         (folder / "cgroup/memory").symlink_to(layout.cgroup)
     (folder / "etc/cgroup.conf").write_text(

@@ -42,7 +42,7 @@ class Slurm:
     Parameters
     ----------
     folder : Path
-        An empty folder, for everything. Nothing outside is touched (but a part of this process's memory cgroup).
+        An empty folder, for everything. Nothing outside is touched (but a memory cgroup of its own, inside this process's).
     accounting : bool
         Whether to start slurmdbd and its database too.
     """
@@ -229,9 +229,8 @@ class Slurm:
         if self.layout.cgroup is None:
             return
         for folder, _, _ in os.walk(self.layout.cgroup, topdown=False):
-            if "/slurm" in folder.removeprefix(str(self.layout.cgroup)):
-                with contextlib.suppress(OSError):
-                    Path(folder).rmdir()
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
 
 
 def _read(path: Path) -> bytes:
