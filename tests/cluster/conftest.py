@@ -70,7 +70,7 @@ def undisturbed(start_slurm: Callable[[bool], Slurm], record: Record, workplace:
         "nothing is needed: corpus, model, capture and merge as jobs of the cluster",
         profile="slurm",
         accounting=False,
-        place=-1,
+        place=["", 0],
     ):
         snakemake = project.on_cluster(slurm)
         try:
@@ -105,7 +105,7 @@ def disturb(
                     recovers,
                     profile=profile,
                     accounting=accounting,
-                    place=request.session.items.index(request.node),
+                    place=list(request.node.location[:2]),
                 ),
                 profile,
             )

@@ -68,7 +68,7 @@ class Disturbed:
         """Jobs that run a capture."""
         return [job for job in self.slurm.jobs() if job.state == "RUNNING" and self._captures(job)]
 
-    def finish(self, limit: float = 150) -> None:
+    def finish(self, limit: float = 200) -> None:
         """Wait until Snakemake has done all that it should."""
         status = self.snakemake.wait(limit)
         assert status == 0, f"Snakemake ended with {status}"

@@ -42,10 +42,10 @@ SMALL = {
         }
     },
     "sequences": {"length": 64},
-    # Few sequences a batch, so that a capture takes long enough to have something happen to it.
+    # One short sequence a batch, so that a capture takes long enough to have something happen to it.
     "capture": {
         "shards": {"capture": 2, "heldout": 1},
-        "batch_sequences": 2,
+        "batch_sequences": 1,
         "checkpoint_tokens": 8_000,
         "lock_stale_s": 10,
         "lock_wait_s": 60,

@@ -21,7 +21,7 @@ class Row:
     profile, accounting
         What it was done to.
     place
-        Of the test among all; workers that run tests beside each other write a record each.
+        Of the test: file and line. Workers that run tests beside each other write a record each.
     passed, seconds
         How it went, from the start of Snakemake until the files were compared.
     """
@@ -31,7 +31,7 @@ class Row:
     recovers: str
     profile: str
     accounting: bool
-    place: int
+    place: list[str | int]
     passed: bool = False
     seconds: float = 0.0
 
@@ -44,7 +44,7 @@ class Record:
 
     @contextmanager
     def row(
-        self, fault: str, shown: str, recovers: str, *, profile: str, accounting: bool, place: int
+        self, fault: str, shown: str, recovers: str, *, profile: str, accounting: bool, place: list[str | int]
     ) -> Iterator[Row]:
         """Time a fault, and note whether the block ended well."""
         row = Row(fault, shown, recovers, profile, accounting, place)
@@ -70,9 +70,8 @@ class Record:
 
 def merged(records: list[dict[str, Any]]) -> dict[str, Any]:
     """One record of those of several workers: each has an undisturbed run of its own, of which the slowest counts."""
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
     for row in (row for record in records for row in record["faults"]):
-        other = rows.get(row["place"], row)
-        worse = max(row, other, key=lambda one: (not one["passed"], one["seconds"]))
-        rows[row["place"]] = worse
+        place = tuple(row["place"])
+        rows[place] = max(row, rows.get(place, row), key=lambda one: (not one["passed"], one["seconds"]))
     return records[0] | {"faults": [rows[place] for place in sorted(rows)]}

@@ -32,7 +32,7 @@ def wait_until(what: str, true: Callable[[], T], limit: float = 30) -> T:
     give_up = time.monotonic() + limit
     while not (value := true()):
         assert time.monotonic() < give_up, f"waited {limit:g} s for: {what}"
-        time.sleep(0.2)
+        time.sleep(0.05)
     return value
 
 
@@ -42,7 +42,7 @@ class Slurm:
     Parameters
     ----------
     folder : Path
-        An empty folder, for everything. Nothing outside is touched (but a memory cgroup of its own, inside this process's).
+        An empty folder, for everything; outside there is only a memory cgroup of its own, inside this process's.
     accounting : bool
         Whether to start slurmdbd and its database too.
     """
