@@ -1,5 +1,6 @@
 """Snakemake itself is ended while its jobs run, and started again; no shard is written by two."""
 
+import os
 import signal
 
 import pytest
@@ -57,10 +58,13 @@ def test_killed_and_changed(disturb):
         "cancelling Slurm jobs on the same files",
         "as before; jobs that work with the old settings are cancelled first",
     ) as run:
-        run.start_and_wait()
+        rules = [rule for rule in run.project.rules() if rule.startswith("capture_")]
+        job = run.start_and_wait()
         run.snakemake.end()
+        # Held, so that it does not come to its end before the new start has found it.
+        for process in run.slurm.processes(job.number):
+            os.kill(process, signal.SIGSTOP)
         assert run.start("--unlock").wait(30) == 0
         # Another number of threads is other work, and here the same bytes.
-        rules = [rule for rule in run.project.rules() if rule.startswith("capture_")]
         run.start("--set-threads", *(f"{rule}=2" for rule in rules))
         run.finish()
