@@ -14,9 +14,10 @@ from cluster.slurm import wait_until
 SCRIPTS = ROOT / "profiles/slurm"
 sys.path.insert(0, str(SCRIPTS))
 try:
-    import status
     import submit
     from client import Job, Queue
+
+    import status
 finally:
     sys.path.remove(str(SCRIPTS))
 
