@@ -18,12 +18,15 @@ rule capture_shard:
     wildcard_constraints:
         model=one_of(RUN_MODELS),
         split=one_of(UNTRACED),
-    # A job that is killed, or ends itself before its time is up, goes on from its checkpoint, with more time.
-    retries: 3
+    # A job that is killed, or ends itself before its time is up, goes on from its checkpoint, with more time; so not
+    # within a job of a cluster, whose time is what it is.
+    retries: 0 if workflow.remote_exec else 3
     threads: 1
     resources:
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=lambda w, attempt: 240 * attempt,
+        # With `auto`, only the site knows whether there is one: set-resources in its profile.
+        gpu=int(CONFIG.capture.device == "cuda"),
     params:
         # Only what changes results; the rest, the device and the like, is in the settings.
         model=lambda w: CONFIG.models[w.model].model_dump(

@@ -25,7 +25,7 @@ rule import_trace:
         model=one_of(TRACE_MODELS),
         corpus=one_of(TRACE_CORPORA),
     # A job that is killed for memory or time begins anew with more of both.
-    retries: 2
+    retries: 0 if workflow.remote_exec else 2
     threads: 1
     resources:
         mem_mb=lambda w, attempt: 4000 * attempt,

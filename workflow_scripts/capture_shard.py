@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 with logged(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
     settings = snakemake.params.settings
-    if settings["capture"]["device"] in ("auto", "cuda"):
-        take_gpus(snakemake.resources.get("gpu", 0))
+    take_gpus(snakemake.resources.get("gpu", 0))
     capture_shard(
         shard=Path(snakemake.input.shard),
         shards=snakemake.params.shards,
