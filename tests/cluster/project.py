@@ -45,6 +45,8 @@ SMALL = {
     # One short sequence a batch, so that a capture takes long enough to have something happen to it.
     "capture": {
         "shards": {"capture": 2, "heldout": 1},
+        # Two a shard: large enough to have checkpoints, and one to be shared where two jobs are at it.
+        "micro_shards": {"capture": 4, "heldout": 1},
         "batch_sequences": 1,
         "checkpoint_tokens": 8_000,
         "lock_stale_s": 10,
@@ -133,8 +135,9 @@ class Project:
         shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("*.out", "slurm-audit"))
         for path in folder.glob("results/*/*/capture/capture-00000*"):
             path.unlink()
-        for path in folder.glob("results/*/*/statistics/capture"):
-            shutil.rmtree(path)
+        for pattern in ("statistics/capture", "capture/.state"):
+            for path in folder.glob(f"results/*/*/{pattern}"):
+                shutil.rmtree(path)
         return Project(folder)
 
     def snakemake(self, *arguments: str, environment: dict[str, str]) -> Snakemake:

@@ -48,7 +48,7 @@ def test_node_lost_with_its_jobs_alive(disturb):
     with disturb(
         "node lost, its job hangs there and wakes up later",
         "Finished jobid",
-        "Slurm starts the job again elsewhere; the copy takes the shard over, the old one finds out and ends",
+        "Slurm starts the job again elsewhere; the copy takes its micro-shard over, the old one finds out and ends",
     ) as run:
         job = run.start_and_wait()
         alive = run.slurm.processes(job.number)
@@ -83,11 +83,11 @@ def _living(processes: list[int]) -> list[int]:
 
 
 def test_node_lost_with_its_jobs_at_work(disturb):
-    """The node's slurmd dies; the job goes on, and its requeued copy waits for the shard."""
+    """The node's slurmd dies; the job goes on, and shares the work with its requeued copy."""
     with disturb(
         "node lost, its job works on there",
         "Finished jobid",
-        "Slurm starts the job again elsewhere; the copy waits until the shard is free",
+        "Slurm starts the job again elsewhere; the two share the micro-shards that are left",
     ) as run:
         job = run.start_and_wait()
         run.slurm.end(job.node, signal.SIGKILL)

@@ -23,10 +23,10 @@ def write(folder, **files):
 def test_keys_are_laid_over_one_by_one_and_lists_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     layers = write(
-        tmp_path, base=BASE, one={"capture": {"shards": {"capture": 5}}}, two={"capture": {"trace": ["heldout"]}}
+        tmp_path, base=BASE, one={"capture": {"shards": {"capture": 6}}}, two={"capture": {"trace": ["heldout"]}}
     )
     config = load_layers(layers)
-    assert (config.capture.seed, config.capture.shards.capture, config.capture.trace) == (1, 5, ("heldout",))
+    assert (config.capture.seed, config.capture.shards.capture, config.capture.trace) == (1, 6, ("heldout",))
 
 
 def test_the_default_lies_below_where_there_is_one(tmp_path, monkeypatch):
