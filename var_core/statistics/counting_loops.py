@@ -216,54 +216,55 @@ def count_sequences(
 
 
 @compiled
-def rows_of(cells: Doubles, rows: Wholes) -> Doubles:
-    """Copy some rows of [rows, C], one after another in memory."""
-    copied = np.empty((len(rows), cells.shape[1]), np.float64)
-    for place in range(len(rows)):
-        for word in range(cells.shape[1]):
-            copied[place, word] = cells[rows[place], word]
-    return copied
-
-
-@compiled
-def filled_cells(
-    cells: Doubles, counts: ShortWholes, token: ShortWholes, weight_sum_at: int, experts: int
-) -> tuple[ShortWholes, NDArray[np.int16], Wholes, Wholes, Doubles]:
-    """List the experts that were chosen, token id by token id.
+def read_cells(
+    words: Doubles, counts: ShortWholes, at: Wholes, token: ShortWholes, moments: int, experts: int
+) -> tuple[Doubles, ShortWholes, NDArray[np.int16], Wholes, Wholes, Doubles]:
+    """Read what is known of some token ids at one layer.
 
     Parameters
     ----------
-    cells, counts : numpy.ndarray
-        Of one layer, [rows, C] and [rows, 2 C]; as for :func:`count_tokens`.
+    words, counts : numpy.ndarray
+        The state, as 8-byte words and as 4-byte whole numbers; flat.
+    at : numpy.ndarray
+        First words of the cells to read.
     token : numpy.ndarray
-        Token ids of the rows.
-    weight_sum_at : int
-        Where in a cell the sums of weights begin.
+        Their token ids.
+    moments : int
+        Words of a cell that hold n and the moments; the sums of weights begin behind them.
     experts : int
         E.
 
     Returns
     -------
     tuple of numpy.ndarray
-        Token id, expert, times chosen, times first and sum of weights, in the order of rows and experts.
+        n and the moments, [moments, cells]; then of every expert that was chosen, in the order of cells and experts:
+        token id, expert, times chosen, times first, and sum of weights.
     """
-    chosen_at = 2 * (weight_sum_at + experts)
     filled = 0
-    for row in range(len(cells)):
+    for index in range(len(at)):
+        later = at[min(index + _AHEAD, len(at) - 1)]
+        for word in range(0, moments + 2 * experts, 8):
+            prefetch(words, later + word)
+        chosen_at = 2 * (at[index] + moments + experts)
         for expert in range(experts):
-            filled += counts[row, chosen_at + expert] > 0
+            filled += counts[chosen_at + expert] > 0
+    columns = np.empty((moments, len(at)), np.float64)
     of_token, of_expert = np.empty(filled, np.int32), np.empty(filled, np.int16)
     chosen, first, weight_sum = np.empty(filled, np.int64), np.empty(filled, np.int64), np.empty(filled, np.float64)
     place = 0
-    for row in range(len(cells)):
+    for index in range(len(at)):
+        cell = at[index]
+        for column in range(moments):
+            columns[column, index] = words[cell + column]
+        chosen_at = 2 * (cell + moments + experts)
         for expert in range(experts):
-            if counts[row, chosen_at + expert] > 0:
-                of_token[place], of_expert[place] = token[row], expert
-                chosen[place] = counts[row, chosen_at + expert]
-                first[place] = counts[row, chosen_at + experts + expert]
-                weight_sum[place] = cells[row, weight_sum_at + expert]
+            if counts[chosen_at + expert] > 0:
+                of_token[place], of_expert[place] = token[index], expert
+                chosen[place] = counts[chosen_at + expert]
+                first[place] = counts[chosen_at + experts + expert]
+                weight_sum[place] = words[cell + moments + expert]
                 place += 1
-    return of_token, of_expert, chosen, first, weight_sum
+    return columns, of_token, of_expert, chosen, first, weight_sum
 
 
 @compiled

@@ -4,13 +4,15 @@ import functools
 
 import numpy as np
 
-from var_core.statistics.compiled import AS_WRITTEN, Doubles, Flags, Floats, Wholes, compiled
+from var_core.statistics.compiled import AS_WRITTEN, REORDERED, Doubles, Flags, Floats, Wholes, compiled
 
 _LN2 = np.float32(np.log(2.0))
 _LN2_HIGH, _LN2_LOW = np.float32(355 / 512), np.float32(np.log(2.0) - 355 / 512)
 _LOG2_E = np.float32(1 / np.log(2.0))
 _SQRT2 = np.float32(np.sqrt(2.0))
 _SMALLEST = np.float32(-87.0)
+_FEW_EXPERTS = 32
+"""Experts up to which decisions are worked on side by side."""
 _LANES = 16
 """Decisions that are worked on side by side: two vectors of the common width, so that one hides the other's waits."""
 
@@ -121,30 +123,10 @@ def _take_chosen(
 
 
 @compiled
-def decision_values(
+def _values_side_by_side(
     begin: int, end: int, scores: Floats, experts: Wholes, own: Wholes, finite: Flags, values: Doubles
 ) -> None:
-    """Router entropy, confidence and margin of every decision.
-
-    With s the scores, m the place of the largest, and Z = sum exp(s_e - s_m), p_e = exp(s_e - s_m) / Z, so the
-    entropy is ln Z - sum p_e (s_e - s_m): both terms are at least 0, and nothing cancels. A NaN or infinite score
-    makes the second term NaN.
-
-    Parameters
-    ----------
-    begin, end : int
-        The layers to work on; so for all functions here.
-    scores : numpy.ndarray
-        Logarithms of the scores up to a constant, [L, T, E].
-    experts : numpy.ndarray
-        [L, T, k], E for an empty slot.
-    own : numpy.ndarray
-        Experts of each layer, [L].
-    finite : numpy.ndarray
-        [L, T]; set to False where the entropy is not finite.
-    values : numpy.ndarray
-        Results, [3, L, T].
-    """
+    """Sixteen decisions at a time, a lane each: fast for few experts, since nothing is reduced across a vector."""
     tokens, width = scores.shape[1:]
     block = np.zeros((width, _LANES), dtype=np.float32)
     # Not one array with rows: the compiler would have to fear that they overlap.
@@ -172,6 +154,76 @@ def decision_values(
                 values[2, layer, start + lane] = others[lane]
             for lane in range(stop - start):
                 finite[layer, start + lane] &= -np.inf < peak[lane] < np.inf
+
+
+@functools.partial(compiled, fastmath=REORDERED | {"nnan"})
+def _largest_of(values: Floats) -> np.float32:
+    """Largest of some numbers; anything if one is NaN, which their sum tells."""
+    largest = values[0]
+    for place in range(1, len(values)):
+        largest = max(largest, values[place])
+    return largest
+
+
+@compiled
+def _values_one_by_one(
+    begin: int, end: int, scores: Floats, experts: Wholes, own: Wholes, finite: Flags, values: Doubles
+) -> None:
+    """One decision after another, with vectors along the experts: fast for many of these."""
+    tokens, width = scores.shape[1:]
+    relative = np.empty(width, dtype=np.float32)
+    for layer in range(begin, end):
+        count = own[layer]
+        for token in range(tokens):
+            peak = _largest_of(scores[layer, token, :count])
+            total, spread = np.float32(0.0), np.float32(0.0)
+            for expert in range(count):
+                difference = scores[layer, token, expert] - peak
+                relative[expert] = _exponential(difference)
+                total += relative[expert]
+                spread += relative[expert] * difference
+            entropy = np.log(total) - spread / total
+            smallest = np.float32(2.0) * total
+            for slot in range(experts.shape[2]):
+                expert = experts[layer, token, slot]
+                if expert < width:
+                    smallest = min(smallest, relative[expert])
+                    relative[expert] = 0.0
+            finite[layer, token] &= -np.inf < entropy < np.inf
+            values[0, layer, token] = entropy
+            values[1, layer, token] = 1.0 / total
+            values[2, layer, token] = (smallest - _largest_of(relative[:count])) / total
+
+
+@compiled
+def decision_values(
+    begin: int, end: int, scores: Floats, experts: Wholes, own: Wholes, finite: Flags, values: Doubles
+) -> None:
+    """Router entropy, confidence and margin of every decision.
+
+    With s the scores, m the place of the largest, and Z = sum exp(s_e - s_m), p_e = exp(s_e - s_m) / Z, so the
+    entropy is ln Z - sum p_e (s_e - s_m): both terms are at least 0, and nothing cancels. A NaN or infinite score
+    makes the second term NaN.
+
+    Parameters
+    ----------
+    begin, end : int
+        The layers to work on; so for all functions here.
+    scores : numpy.ndarray
+        Logarithms of the scores up to a constant, [L, T, E].
+    experts : numpy.ndarray
+        [L, T, k], E for an empty slot.
+    own : numpy.ndarray
+        Experts of each layer, [L].
+    finite : numpy.ndarray
+        [L, T]; set to False where the entropy is not finite.
+    values : numpy.ndarray
+        Results, [3, L, T].
+    """
+    if scores.shape[2] > _FEW_EXPERTS:
+        _values_one_by_one(begin, end, scores, experts, own, finite, values)
+    else:
+        _values_side_by_side(begin, end, scores, experts, own, finite, values)
 
 
 @compiled

@@ -10,7 +10,7 @@ import torch
 
 from var_core.errors import VarError
 from var_core.routing.batch import RouterLayout
-from var_core.statistics.counting_loops import filled_cells, rows_of
+from var_core.statistics.counting_loops import read_cells
 from var_core.statistics.tables import EXPERT_COUNTS, QUANTITIES, TOKEN_STATS, statistics_table
 
 _MOMENTS = 1 + 2 * len(QUANTITIES)
@@ -216,36 +216,43 @@ class TokenState:
             Whether they were recorded; what is computed from them is null if not.
         """
         cells = self._cells[: self._used, layer]
-        seen = torch.from_numpy(np.flatnonzero(cells[:, 0].cpu().numpy())).to(self._device)
+        seen = cells[:, 0].nonzero().flatten()
         token = seen.int() if self._row_of is None else self._token_of[seen]
         if self._row_of is not None:
             token, order = token.sort()
             seen = seen[order]
         if self._device.type == "cpu":
-            of_seen = rows_of(cells.numpy(), seen.numpy())
+            words, at = self._memory, (seen * len(self._layout) + layer) * self._words
         else:
-            of_seen = cells.index_select(0, seen).cpu().numpy()
-        token_id = token.cpu().numpy()
+            words = cells.index_select(0, seen).cpu().flatten()
+            at = torch.arange(0, len(words), self._words)
+        found = read_cells(
+            words.numpy(),
+            words.view(torch.int32).numpy(),
+            at.numpy(),
+            token.cpu().numpy(),
+            _MOMENTS,
+            self._experts,
+        )
         return {
-            "token_stats": _token_stats(layer, domain, token_id, of_seen, logits),
-            "expert_counts": _expert_counts(layer, domain, token_id, of_seen, self._experts, weights),
+            "token_stats": _token_stats(layer, domain, token.cpu().numpy(), found[0], logits),
+            "expert_counts": _expert_counts(layer, domain, found[1:], weights),
         }
 
 
-def _token_stats(layer: int, domain: str, token: np.ndarray, cells: np.ndarray, logits: bool) -> pa.Table:
-    columns: dict[str, object] = {"layer": layer, "token_id": token, "n": cells[:, 0].astype(np.int64)}
-    for column, (moment, quantity) in enumerate(itertools.product(("mean", "m2"), QUANTITIES), start=1):
-        columns[f"{quantity}_{moment}"] = cells[:, column] if logits else None
+def _token_stats(layer: int, domain: str, token: np.ndarray, found: np.ndarray, logits: bool) -> pa.Table:
+    n, *moments = found
+    columns: dict[str, object] = {"layer": layer, "token_id": token, "n": n.astype(np.int64)}
+    for (moment, quantity), values in zip(itertools.product(("mean", "m2"), QUANTITIES), moments, strict=True):
+        columns[f"{quantity}_{moment}"] = values if logits else None
     return statistics_table(TOKEN_STATS, domain, columns, len(token))
 
 
-def _expert_counts(
-    layer: int, domain: str, token: np.ndarray, cells: np.ndarray, experts: int, weights: bool
-) -> pa.Table:
-    token_id, expert, chosen, first, weight_sum = filled_cells(cells, cells.view(np.int32), token, _MOMENTS, experts)
+def _expert_counts(layer: int, domain: str, found: tuple[np.ndarray, ...], weights: bool) -> pa.Table:
+    token, expert, chosen, first, weight_sum = found
     columns: dict[str, object] = {
         "layer": layer,
-        "token_id": token_id,
+        "token_id": token,
         "expert": expert,
         "chosen": chosen,
         "first": first if weights else None,
