@@ -1,6 +1,8 @@
 """One cluster without accounting and one with it; the workflow on the first; and a copy of it for every fault."""
 
+import fcntl
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -62,8 +64,24 @@ def start_slurm(workplace: Path) -> Iterator[Callable[[bool], Slurm]]:
 
 @pytest.fixture(scope="session")
 def undisturbed(start_slurm: Callable[[bool], Slurm], record: Record, workplace: Path) -> Project:
-    """The workflow from its start to the merged statistics on the cluster, with nothing in its way."""
-    slurm, project = start_slurm(False), Project.new(workplace / "undisturbed")
+    """The workflow from its start to the merged statistics on the cluster, with nothing in its way.
+
+    Workers share it: the first one makes it, the others wait and copy it.
+    """
+    shared = _shared(os.getppid())
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "project").exists():
+            made = _run_undisturbed(start_slurm(False), Project.new(workplace / "made"), record)
+            shutil.copytree(made.folder, shared / "unfinished", symlinks=True)
+            (shared / "unfinished").rename(shared / "project")
+        # By itself, so that a worker that ends takes nothing from the others.
+        shutil.copytree(shared / "project", workplace / "undisturbed", symlinks=True)
+    return Project(workplace / "undisturbed")
+
+
+def _run_undisturbed(slurm: Slurm, project: Project, record: Record) -> Project:
     with record.row(
         "none",
         "Finished jobid",
@@ -78,6 +96,18 @@ def undisturbed(start_slurm: Callable[[bool], Slurm], record: Record, workplace:
         finally:
             project.end()
     return project
+
+
+def _shared(process: int) -> Path:
+    """What the workers of a process that distributes tests share."""
+    return Path(tempfile.gettempdir()) / f"var-slurm-shared-{process}"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove what was shared, when all workers have ended; without workers, this process's parent stands for them."""
+    if not hasattr(session.config, "workerinput"):
+        for process in (os.getpid(), os.getppid()):
+            shutil.rmtree(_shared(process), ignore_errors=True)
 
 
 @pytest.fixture

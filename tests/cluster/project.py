@@ -38,7 +38,7 @@ SMALL = {
             "source": "python-stdlib",
             "domains": ["reference", "docstrings"],
             "splits": {"train": 0.4, "capture": 0.3, "heldout": 0.3},
-            "max_tokens": {"capture": 240_000, "heldout": 5_000},
+            "max_tokens": {"capture": 160_000, "heldout": 5_000},
         }
     },
     "sequences": {"length": 64},
