@@ -14,6 +14,7 @@ def test_every_way_is_timed_against_the_accumulator():
     figures = bench.figures(times)
     assert set(figures) == {
         "accumulator_rate", "accumulator_share_of_bandwidth", "accumulator_over_python_welford",
+            "accumulator_over_python_moments",
         "accumulator_over_duckdb", "accumulator_over_dataframe", "accumulator_over_tensor_operations",
     }  # fmt: skip
     ratio = figures["accumulator_over_duckdb"]

@@ -3,9 +3,10 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from var_core.benchmarks.alternatives import by_duckdb, by_polars, by_python
+from var_core.benchmarks.alternatives import by_duckdb, by_polars
 from var_core.benchmarks.decisions import Shape, synthetic_batches
 from var_core.benchmarks.equality import FLOAT64, check_same_statistics, check_similar_load
+from var_core.benchmarks.plain_python import by_python, moments_by_python
 from var_core.errors import VarError
 from var_core.statistics.accumulator import Accumulator
 
@@ -25,7 +26,7 @@ def tables(batches):
     return accumulator.tables("d")
 
 
-@pytest.mark.parametrize("way", [by_python, by_duckdb, by_polars])
+@pytest.mark.parametrize("way", [by_python, moments_by_python, by_duckdb, by_polars])
 def test_all_ways_give_what_the_accumulator_gives(way, batches, tables):
     if way is by_polars:
         pytest.importorskip("polars", reason="polars comes with the extra bench")

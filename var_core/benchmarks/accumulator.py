@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from var_core.benchmarks.alternatives import Tables, by_duckdb, by_polars, by_python
+from var_core.benchmarks.alternatives import Tables, by_duckdb, by_polars
 from var_core.benchmarks.decisions import Decisions, Shape, synthetic_batches
 from var_core.benchmarks.document import Section, not_run
 from var_core.benchmarks.environment import environment
 from var_core.benchmarks.equality import check_same_statistics
+from var_core.benchmarks.plain_python import by_python, moments_by_python
 from var_core.benchmarks.timing import Contender, Figure, Times, figure, time_rounds
 from var_core.benchmarks.traffic import Copy, least_bytes
 from var_core.statistics.accumulator import Accumulator
@@ -22,17 +23,19 @@ _BATCHES = 64
 _OURS, _UPDATES, _COPY, _TENSORS = "accumulator", "updates", "copy", "tensor_operations"
 _ALTERNATIVES: dict[str, Callable[[Sequence[Decisions]], Tables]] = {
     "python_welford": by_python,
+    "python_moments": moments_by_python,
     "duckdb": by_duckdb,
     "dataframe": by_polars,
 }
-_SUBSET = {"python_welford": 1}
+_SUBSET = {"python_welford": 1, "python_moments": 1}
 """Ways too slow for all batches: how many they are given. Their time grows with the decisions, and is scaled up."""
 
 WHAT = {
     _OURS: "reset, an update a batch with all statistics, and the sorted tables at the end",
     _TENSORS: "the accumulator as it counts on a GPU, on this CPU",
-    "python_welford": "Welford over dictionaries in plain Python, one decision after another, from the same logits; "
-    "timed on 1 batch and scaled to all",
+    "python_welford": "Welford over dictionaries in plain Python, one decision after another, from the same logits: "
+    "all statistics; timed on 1 batch and scaled to all",
+    "python_moments": "the same without co-activation, next-layer and repetition counts, which the accumulator makes",
     "duckdb": "quantities by tensor operations, rows inserted into a database file batch by batch, then GROUP BY",
     "dataframe": "quantities by tensor operations, rows in memory as polars data frames, then group-by",
     "share_of_bandwidth": "bytes that the updates must move at least (inputs once, touched state twice) a second, over "

@@ -1,12 +1,10 @@
-"""Other ways to per-token moments and expert counts: Python dictionaries, DuckDB, polars.
+"""Other ways to per-token moments and expert counts: DuckDB and polars.
 
 Each takes all batches and gives two tables with the columns of :mod:`var_core.statistics.tables`, but without domain.
-For DuckDB and polars the quantities of every decision are computed a batch at a time by tensor operations, within their
-time; they store and group rows. None of them computes the accumulator's co-activation, next-layer and repetition
-counts.
+The quantities of every decision are computed a batch at a time by tensor operations, within their time; they store and
+group rows. Neither computes the accumulator's co-activation, next-layer and repetition counts.
 """
 
-import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,57 +15,9 @@ import pyarrow as pa
 import torch
 
 from var_core.benchmarks.decisions import Decisions
-from var_core.statistics.tables import EXPERT_COUNTS, QUANTITIES, TOKEN_STATS
+from var_core.statistics.tables import QUANTITIES
 
 Tables = dict[str, pa.Table]
-
-
-def by_python(batches: Sequence[Decisions]) -> Tables:
-    """Welford's update of dictionaries, one decision after another, in plain Python."""
-    moments: dict[tuple[int, int], list[float]] = {}
-    counts: dict[tuple[int, int, int], list[float]] = {}
-    for batch in batches:
-        assert batch.routed.logits is not None and batch.routed.weights is not None
-        ids = batch.token_ids.tolist()
-        parts = (batch.routed.logits.tolist(), batch.routed.experts.tolist(), batch.routed.weights.tolist())
-        for layer, rows in enumerate(zip(*parts, strict=True)):
-            for token, logits, experts, weights in zip(ids, *rows, strict=True):
-                _welford(moments.setdefault((layer, token), [0, *[0.0] * 6]), _quantities(logits, experts))
-                first = experts[weights.index(max(weights))]
-                for expert, weight in zip(experts, weights, strict=True):
-                    cell = counts.setdefault((layer, token, expert), [0, 0, 0.0])
-                    cell[0] += 1
-                    cell[1] += expert == first
-                    cell[2] += weight
-    return {
-        "token_stats": _table([(*key, *cell) for key, cell in moments.items()], TOKEN_STATS),
-        "expert_counts": _table([(*key, *cell) for key, cell in counts.items()], EXPERT_COUNTS),
-    }
-
-
-def _quantities(logits: list[float], experts: list[int]) -> tuple[float, float, float]:
-    largest = max(logits)
-    exponentials = [math.exp(logit - largest) for logit in logits]
-    total = sum(exponentials)
-    probabilities = [value / total for value in exponentials]
-    entropy = -sum(p * math.log(p) for p in probabilities if p > 0)
-    chosen = set(experts)
-    others = max((p for expert, p in enumerate(probabilities) if expert not in chosen), default=0.0)
-    return entropy, max(probabilities), min(probabilities[expert] for expert in experts) - others
-
-
-def _welford(cell: list[float], values: Sequence[float]) -> None:
-    cell[0] += 1
-    for place, value in enumerate(values):
-        delta = value - cell[1 + 2 * place]
-        cell[1 + 2 * place] += delta / cell[0]
-        cell[2 + 2 * place] += delta * (value - cell[1 + 2 * place])
-
-
-def _table(rows: list[tuple[float, ...]], schema: pa.Schema) -> pa.Table:
-    fields = list(schema)[1:]
-    columns = list(zip(*rows, strict=True))
-    return pa.table({field.name: pa.array(column, field.type) for field, column in zip(fields, columns, strict=True)})
 
 
 def decision_rows(batch: Decisions) -> pa.Table:
