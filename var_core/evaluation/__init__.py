@@ -1,0 +1,1 @@
+"""What a policy costs in quality: loss, generated programs, and how sure that is."""
