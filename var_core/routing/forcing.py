@@ -72,24 +72,38 @@ def _check_chosen(site: Site, chosen: Chosen) -> None:
         )
 
 
+def replaced_decision(
+    site: Site, arguments: tuple[Any, ...], keywords: dict[str, Any], experts: torch.Tensor, weights: torch.Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments of a site's experts with another decision, [T, k] each, in the place of its own.
+
+    Raises
+    ------
+    VarError
+        If it is for another number of tokens.
+    """
+    index, weight = site.reader.given
+    own_experts, own_weights = index.read(arguments, keywords), weight.read(arguments, keywords)
+    shape = own_experts.shape[:-1]
+    if experts.shape[0] != shape.numel():
+        raise VarError(f"MoE layer {site.path}: {experts.shape[0]} forced decisions for {shape.numel()} tokens")
+    experts = experts.to(own_experts.device).view(*shape, -1)
+    weights = weights.to(own_weights).view(*shape, -1)
+    none = experts >= site.number_of_experts
+    experts = experts.masked_fill(none, 0).to(own_experts.dtype)
+    arguments, keywords = index.replaced(arguments, keywords, experts)
+    return weight.replaced(arguments, keywords, weights.masked_fill(none, 0))
+
+
 def _hook(site: Site, decision: Chosen | Callable[[torch.Tensor, torch.Tensor], Chosen]) -> Callable[..., Any]:
     index, weight = site.reader.given
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        own_experts = index.read(arguments, keywords)
-        own_weights = weight.read(arguments, keywords)
         if callable(decision):
-            experts, weights = decision(own_experts.flatten(0, -2), own_weights.flatten(0, -2))
+            own = (index.read(arguments, keywords), weight.read(arguments, keywords))
+            experts, weights = decision(own[0].flatten(0, -2), own[1].flatten(0, -2))
         else:
             experts, weights = decision
-        shape = own_experts.shape[:-1]
-        if experts.shape[0] != shape.numel():
-            raise VarError(f"MoE layer {site.path}: {experts.shape[0]} forced decisions for {shape.numel()} tokens")
-        experts = experts.to(own_experts.device).view(*shape, -1)
-        weights = weights.to(own_weights).view(*shape, -1)
-        none = experts >= site.number_of_experts
-        experts = experts.masked_fill(none, 0).to(own_experts.dtype)
-        arguments, keywords = index.replaced(arguments, keywords, experts)
-        return weight.replaced(arguments, keywords, weights.masked_fill(none, 0))
+        return replaced_decision(site, arguments, keywords, experts, weights)
 
     return hook

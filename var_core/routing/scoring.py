@@ -26,6 +26,11 @@ _MIN_SPARE_OBSERVATIONS = 16
 _FITTED_TOKENS = 512
 
 
+def scores_of(logits: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+    """Scores of all experts, [..., E], by the function of that name; not made to sum to 1."""
+    return _SCORES[scoring](logits)
+
+
 @dataclass(frozen=True)
 class IdentifiedLayout:
     """A layout, and how each layer's scoring is known.
@@ -132,7 +137,7 @@ def _identify(site: Site, rows: _Rows, tolerance: float) -> tuple[Scoring, Scori
     sums_to_one = bool(((rows.logits.sum(1) - 1).abs() <= tolerance).all() and (rows.logits >= 0).all())
     candidates: list[Scoring] = ["probabilities"] if sums_to_one else ["softmax", "sigmoid", "sqrtsoftplus"]
     for fit in (_constant_error, _token_error, _expert_error):
-        errors = {name: fit(rows, rows.gathered(_SCORES[name](rows.logits))) for name in candidates}
+        errors = {name: fit(rows, rows.gathered(scores_of(rows.logits, name))) for name in candidates}
         best = min(errors, key=lambda name: errors[name])
         if errors[best] <= tolerance:
             return best, "fitted"

@@ -1,0 +1,201 @@
+"""A policy inside real models: exact where it must be, and never another row's business."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moe_models import VOCABULARY
+from var_core.errors import VarError
+from var_core.policy.cache import CacheLimits
+from var_core.policy.settings import BudgetSettings, CacheSettings, PolicySettings
+from var_core.policy.ways import Way
+
+CACHED = PolicySettings(cache=CacheSettings(CacheLimits(2, 16, 100), confidence_threshold=0.3))
+LEARNED, FAST, REUSED = (int(way) for way in (Way.LEARNED, Way.FAST, Way.CACHED))
+
+
+def usable(tables):
+    return replace(tables, usable=tables.present)
+
+
+def some_usable(tables, every=2):
+    chosen = torch.zeros_like(tables.present)
+    chosen[:, ::every] = True
+    return replace(tables, usable=tables.present & chosen)
+
+
+def table(subject, ids):
+    return subject.table(ids, subject.decisions(ids))
+
+
+def by_way(policy):
+    return policy.counts.by_way.sum(dim=0).tolist()
+
+
+def test_with_nothing_to_decide_not_a_bit_differs(subject, ids):
+    plain = subject.logits(ids)
+    with subject.policy(table(subject, ids)) as policy:
+        assert torch.equal(subject.logits(ids), plain)
+    assert by_way(policy) == [ids.numel() * len(subject.sites), 0, 0]
+    # And nothing is left behind.
+    assert torch.equal(subject.logits(ids), plain)
+    assert all("forward" not in vars(site.router) for site in subject.sites)
+
+
+@pytest.mark.parametrize("weights", ["stored", "live"])
+def test_an_oracle_s_table_gives_the_plain_model(subject, weights):
+    # Every token id once, so that the table holds this text's own decisions.
+    ids = torch.randperm(VOCABULARY, generator=torch.Generator().manual_seed(0))[:80].view(2, 40)
+    oracle = usable(table(subject, ids))
+    with subject.policy(oracle, PolicySettings(weights)) as policy:
+        logits = subject.logits(ids)
+    assert by_way(policy) == [0, ids.numel() * len(subject.sites), 0]
+    torch.testing.assert_close(logits, subject.logits(ids), rtol=1e-4, atol=1e-5)
+
+
+def test_a_wrong_table_changes_the_model(subject, ids):
+    """Negative control: what is compared above can differ."""
+    batch = subject.decisions(ids)
+    wrong = replace(batch, experts=(batch.experts + 1) % subject.layout.experts)
+    with subject.policy(usable(subject.table(ids, wrong))):
+        logits = subject.logits(ids)
+    assert (logits - subject.logits(ids)).abs().max() > 1e-2
+
+
+def test_the_router_runs_only_for_tokens_that_need_it(subject, ids):
+    tables = some_usable(table(subject, ids))
+    with subject.policy(tables, PolicySettings("stored")) as policy:
+        subject.logits(ids)
+    learned = policy.counts.by_way[:, LEARNED].tolist()
+    assert policy.counts.evaluated == learned
+    assert all(0 < number < ids.numel() for number in learned)
+    with subject.policy(tables, PolicySettings("live")) as policy:
+        subject.logits(ids)
+    assert policy.counts.evaluated == [ids.numel()] * len(subject.sites)
+
+
+def collected(subject, tables, settings, run, **more):
+    records = []
+    with subject.policy(tables, settings, record=records.append, **more):
+        run()
+    return records
+
+
+def by_layer(records, layer):
+    """Ways and sets of experts of all tokens of a layer, row by row and in order."""
+    ways, experts = [], []
+    for record in records:
+        if record.layer == layer:
+            rows = len(record.tokens.ids)
+            ways.append(record.way.view(rows, -1))
+            experts.append(record.experts.sort(dim=1).values.view(rows, ways[-1].shape[1], -1))
+    return torch.cat(ways, dim=1), torch.cat(experts, dim=1)
+
+
+@pytest.mark.parametrize("settings", [CACHED, replace(CACHED, budget=BudgetSettings(0.4, 10))], ids=["cache", "budget"])
+def test_prefill_decides_as_decoding_does(subject, ids, settings):
+    tables = some_usable(table(subject, ids), every=3)
+
+    def decode():
+        past = None
+        with torch.inference_mode():
+            for place in range(ids.shape[1]):
+                past = subject.model(ids[:, place : place + 1], past_key_values=past, use_cache=True).past_key_values
+
+    whole = collected(subject, tables, settings, lambda: subject.logits(ids))
+    single = collected(subject, tables, settings, decode)
+    for layer in range(len(subject.sites)):
+        for one, other in zip(by_layer(whole, layer), by_layer(single, layer), strict=True):
+            assert torch.equal(one, other)
+    ways = torch.cat([record.way for record in whole])
+    assert all((ways == way).sum() > 10 for way in (LEARNED, FAST, REUSED))
+
+
+def test_what_is_cached_is_what_was_learned_in_that_context(subject, ids):
+    records = collected(subject, table(subject, ids), CACHED, lambda: subject.logits(ids))
+    for record in records:
+        experts = record.experts.view(*ids.shape, -1)
+        for s, t in ((record.way == REUSED).view(ids.shape)).nonzero().tolist():
+            same = [u for u in range(1, t) if ids[s, u - 1 : u + 1].tolist() == ids[s, t - 1 : t + 1].tolist()]
+            assert experts[s, t].tolist() in [experts[s, u].tolist() for u in same]
+
+
+def test_rows_of_a_batch_keep_their_own_contexts(subject, ids):
+    """One context served all rows of a batch once, so that row 2 got row 1's experts."""
+    tables = some_usable(table(subject, ids), every=3)
+    both = collected(subject, tables, CACHED, lambda: subject.logits(ids))
+    for row in range(2):
+        alone = collected(subject, tables, CACHED, lambda row=row: subject.logits(ids[row : row + 1]))
+        for layer in range(len(subject.sites)):
+            for one, other in zip(by_layer(both, layer), by_layer(alone, layer), strict=True):
+                assert torch.equal(one[row : row + 1], other)
+
+
+def test_padding_is_as_if_it_were_not_there(subject, ids):
+    tables, padding = some_usable(table(subject, ids), every=3), torch.full((2, 5), 7)
+    plain = collected(subject, tables, CACHED, lambda: subject.logits(ids))
+    padded_ids = torch.cat((padding, ids), dim=1)
+    mask = torch.cat((torch.zeros_like(padding), torch.ones_like(ids)), dim=1)
+    positions = (mask.cumsum(dim=1) - 1).masked_fill(mask == 0, 1)
+    padded = collected(
+        subject, tables, CACHED, lambda: subject.logits(padded_ids, attention_mask=mask, position_ids=positions)
+    )
+    for layer in range(len(subject.sites)):
+        ways, _ = by_layer(padded, layer)
+        assert (ways[:, :5] == -1).all()
+        assert torch.equal(ways[:, 5:], by_layer(plain, layer)[0])
+
+
+def test_generation_goes_through_the_policy(mixtral, ids):
+    tables = some_usable(table(mixtral, ids), every=3)
+    with mixtral.policy(tables, CACHED) as policy:
+        made = mixtral.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=96)
+    # The last token is not run.
+    assert sum(by_way(policy)) == (made.shape[1] - 1) * 2 * len(mixtral.sites)
+    with mixtral.policy(table(mixtral, ids)):
+        same = mixtral.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=96)
+    assert torch.equal(same, mixtral.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=96))
+
+
+def test_a_shared_cache_outlives_its_sequences(mixtral, ids):
+    shared = replace(CACHED, cache=replace(CACHED.cache, shared=True, confidence_threshold=0.0))
+    with mixtral.policy(table(mixtral, ids), shared) as policy:
+        mixtral.logits(ids[:1])
+        before = by_way(policy)[REUSED]
+        mixtral.logits(ids[:1, -10:])
+    assert by_way(policy)[REUSED] > before
+    with mixtral.policy(table(mixtral, ids), CACHED) as policy:
+        mixtral.logits(ids[:1])
+        before = by_way(policy)[REUSED]
+        mixtral.logits(torch.arange(20)[None])
+    assert by_way(policy)[REUSED] == before
+
+
+def test_a_layer_that_is_switched_off_is_the_routers(subject, ids):
+    tables = usable(table(subject, ids))
+    with subject.policy(tables, CACHED) as policy:
+        policy.active[1] = False
+        subject.logits(ids)
+    assert policy.counts.by_way[1].tolist() == [ids.numel(), 0, 0]
+    assert policy.counts.by_way[0, FAST] == ids.numel()
+
+
+def test_beams_are_refused(mixtral, ids):
+    with mixtral.policy(table(mixtral, ids)), torch.inference_mode():
+        past = mixtral.model(ids, use_cache=True).past_key_values
+        past.crop(-10)
+        with pytest.raises(VarError, match="drafts that are taken back"):
+            mixtral.model(ids[:, -10:], past_key_values=past)
+
+
+def test_embeddings_are_refused(mixtral, ids):
+    embeddings = mixtral.model.get_input_embeddings()(ids)
+    with mixtral.policy(table(mixtral, ids)), pytest.raises(VarError, match="input_ids"):
+        mixtral.model(inputs_embeds=embeddings)
+
+
+def test_tables_of_another_model_are_refused(mixtral, ids):
+    tables = table(mixtral, ids)
+    with pytest.raises(VarError, match="made for another model"):
+        mixtral.policy(replace(tables, experts=tables.experts[:2]))

@@ -1,0 +1,135 @@
+"""Running a router for some tokens only, and putting what it returns where the rest of its block expects it."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from var_core.errors import VarError
+from var_core.routing.readers import logits_of
+from var_core.routing.sites import Site
+
+Asks = Callable[[Callable[[torch.Tensor], torch.Tensor]], None]
+"""Is given a function that runs the router for some tokens, bool [T], and returns its logits, [T, E]."""
+
+
+class PartialRouter:
+    """Context manager that hands a site's router only the tokens that somebody asks about.
+
+    Where all tokens are asked about, the router is called as the model called it, so that not a bit differs.
+    Elsewhere its outputs are zeros, which the block may turn into any decision: the experts must be given another.
+
+    Parameters
+    ----------
+    site : Site
+    asks : callable
+        Called once a forward pass of the site's router; see :data:`Asks`.
+    """
+
+    def __init__(self, site: Site, asks: Asks) -> None:
+        self._site, self._asks = site, asks
+        self._own: Any = None
+        self._wrapped = False
+        self.evaluated = 0
+
+    def __enter__(self) -> "PartialRouter":
+        router = self._site.router
+        # An attribute of the instance already where accelerate has wrapped it.
+        self._own, self._wrapped = router.forward, "forward" in vars(router)
+        router.forward = self._forward
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._wrapped:
+            self._site.router.forward = self._own
+        else:
+            del self._site.router.forward
+
+    def _forward(self, *arguments: Any, **keywords: Any) -> Any:
+        call = _Call(self._site, self._own, arguments, keywords)
+        self._asks(call.logits)
+        self.evaluated += call.evaluated
+        return call.output
+
+
+class _Call:
+    """One call of a router, made in parts."""
+
+    def __init__(
+        self, site: Site, own: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
+        self._site, self._own = site, own
+        self._arguments, self._keywords = arguments, keywords
+        hidden = arguments[0] if arguments else next(iter(keywords.values()))
+        if not isinstance(hidden, torch.Tensor) or hidden.ndim < 2:
+            raise VarError(f"router {site.router_path} is not given hidden states first; a policy cannot run in it")
+        self._lead = hidden.shape[:-1]
+        self._tokens = self._lead.numel()
+        self._output: Any = None
+        self.evaluated = 0
+
+    @property
+    def output(self) -> Any:
+        """What the block is given."""
+        if self._output is None:
+            # Nobody asked about anything: one token shows what shape the output has.
+            nobody = torch.zeros(self._tokens, dtype=torch.bool)
+            nobody[0] = True
+            self._run(nobody)
+        return self._output
+
+    def logits(self, asked: torch.Tensor) -> torch.Tensor:
+        """Run the router for some tokens; logits of all that were asked about so far, [T, E]."""
+        if bool(asked.all()):
+            self._output = self._own(*self._arguments, **self._keywords)
+            self.evaluated = self._tokens
+        elif bool(asked.any()):
+            self._run(asked)
+            self.evaluated += int(asked.sum())
+        reader = self._site.reader
+        logits = logits_of(self.output, getattr(reader, "logits_index", 0))
+        return logits.detach().reshape(self._tokens, -1)
+
+    def _run(self, asked: torch.Tensor) -> None:
+        place = asked.nonzero()[:, 0]
+        part = self._own(
+            *(self._some(value, place) for value in self._arguments),
+            **{name: self._some(value, place) for name, value in self._keywords.items()},
+        )
+        before = self._output
+        if isinstance(part, tuple | list):
+            olds = before if before is not None else [None] * len(part)
+            self._output = type(part)(self._all(new, old, place) for new, old in zip(part, olds, strict=True))
+        else:
+            self._output = self._all(part, before, place)
+
+    def _some(self, value: Any, place: torch.Tensor) -> Any:
+        """Rows of an argument that has one a token."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        for dimensions in (len(self._lead), 1):
+            if value.shape[:dimensions].numel() == self._tokens and value.ndim >= dimensions:
+                rows = value.flatten(0, dimensions - 1).index_select(0, place.to(value.device))
+                return rows.view(*([1] * (dimensions - 1)), *rows.shape)
+        return value
+
+    def _all(self, part: Any, before: Any, place: torch.Tensor) -> Any:
+        """An output with the asked tokens' rows in their places."""
+        if not isinstance(part, torch.Tensor) or not part.ndim:
+            return part
+        many = len(place)
+        flat = part.reshape(many, -1) if part.numel() % many == 0 else None
+        leads = (self._lead, torch.Size([self._tokens]))
+        for lead, own in zip(leads, ((*([1] * (len(self._lead) - 1)), many), (many,)), strict=True):
+            if flat is not None and tuple(part.shape[: len(own)]) == own:
+                shape = (*lead, *part.shape[len(own) :])
+                whole = part.new_zeros(shape) if before is None else before
+                whole.view(self._tokens, -1)[place] = flat
+                return whole
+        raise VarError(
+            f"router {self._site.router_path} returns a tensor of shape {tuple(part.shape)} for {many} tokens, which "
+            "has no row a token; a policy cannot run in it"
+        )

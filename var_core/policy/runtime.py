@@ -1,0 +1,292 @@
+"""A policy inside a running model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from var_core.errors import VarError
+from var_core.policy.budget import Budget
+from var_core.policy.cache import ContextCache
+from var_core.policy.decide import Given, Remembered, Step, Ways, choose_ways, give
+from var_core.policy.router_rows import PartialRouter
+from var_core.policy.sequences import Sequences, Tokens
+from var_core.policy.settings import PolicySettings
+from var_core.policy.tables import PolicyTables
+from var_core.policy.ways import Way
+from var_core.policy.weighting import Weighting
+from var_core.routing.batch import RouterLayout
+from var_core.routing.forcing import replaced_decision
+from var_core.routing.hooks import Hooked
+from var_core.routing.scoring import scores_of
+from var_core.routing.sites import Site
+
+
+@dataclass(frozen=True)
+class DecisionRecord:
+    """What was decided at a layer in a forward pass, for T tokens.
+
+    Attributes
+    ----------
+    step : int
+        Number of the forward pass, from 0.
+    layer : int
+    tokens : Tokens
+        The pass's tokens, S x T/S: what the decisions belong to.
+    experts : torch.Tensor
+        int64 [T, k].
+    weights : torch.Tensor
+        [T, k].
+    way : torch.Tensor
+        int8 [T]: a :class:`var_core.policy.ways.Way`; -1 for padding.
+    confidence : torch.Tensor
+        float32 [T]: the router's where it was asked; NaN elsewhere.
+    logits : torch.Tensor
+        [T, E]: of the router where it was asked.
+    asked : torch.Tensor
+        bool [T].
+    learned_experts : torch.Tensor
+        int64 [T, k]: what the router decided where it was asked.
+    """
+
+    step: int
+    layer: int
+    tokens: Tokens
+    experts: torch.Tensor
+    weights: torch.Tensor
+    way: torch.Tensor
+    confidence: torch.Tensor
+    logits: torch.Tensor
+    asked: torch.Tensor
+    learned_experts: torch.Tensor
+
+
+Also = Callable[[int, Tokens], torch.Tensor | None]
+"""Given layer and tokens, says about which the router is asked in any case (an audit), bool [T], or None."""
+
+
+@dataclass
+class Counts:
+    """Decisions of each layer by way, and tokens that its router was run for."""
+
+    by_way: torch.Tensor
+    """int64 [L, 3], in the order of :class:`var_core.policy.ways.Way`"""
+    evaluated: list[int] = field(default_factory=list)
+    """of each layer; padding included"""
+
+
+class RuntimePolicy(Hooked):
+    """Context manager that lets a policy decide in a model's routers' place, in prefill and in generation.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Causal, in evaluation mode.
+    sites : tuple of Site
+        All its MoE layers.
+    layout : RouterLayout
+        The shape of their decisions.
+    tables : PolicyTables
+    settings : PolicySettings
+    weightings : mapping of int to Weighting, optional
+        Of each layer; needed for live weights.
+    record : callable, optional
+        Is given a :class:`DecisionRecord` for every layer of every pass.
+    also : callable, optional
+        See :data:`Also`.
+
+    Attributes
+    ----------
+    active : torch.Tensor
+        bool [L]: layers whose tables and cache are used; an audit may switch one off.
+    counts : Counts
+
+    Raises
+    ------
+    VarError
+        If the model's decisions cannot be replaced, or if tables and model do not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: tuple[Site, ...],
+        layout: RouterLayout,
+        tables: PolicyTables,
+        settings: PolicySettings,
+        weightings: Mapping[int, Weighting] | None = None,
+        record: Callable[[DecisionRecord], None] | None = None,
+        also: Also | None = None,
+    ) -> None:
+        super().__init__()
+        _check(model, sites, layout, tables, settings, weightings)
+        self._model, self._sites, self._layout, self._settings = model, sites, layout, settings
+        self._weightings, self._record, self._also = weightings or {}, record, also
+        self._tables = tables.to(next(model.parameters()).device)
+        self._routers = [PartialRouter(site, self._asks(site.layer)) for site in sites]
+        self._sequences, self._passes = Sequences(), -1
+        self._tokens: Tokens | None = None
+        self._step: Step | None = None
+        self._ways: dict[int, tuple[Ways, torch.Tensor]] = {}
+        self._cache: ContextCache | None = None
+        self._remembered: list[Remembered] = []
+        self._budget: Budget | None = None
+        self.active = torch.ones(len(sites), dtype=torch.bool)
+        device = self._tables.experts.device
+        self._way_numbers = torch.tensor([int(way) for way in Way], dtype=torch.int8, device=device)
+        self.counts = Counts(torch.zeros(len(sites), len(Way), dtype=torch.int64, device=device))
+
+    def __enter__(self) -> "RuntimePolicy":
+        base = getattr(self._model, "base_model", self._model)
+        self._handles.append(base.register_forward_pre_hook(self._begin, with_kwargs=True))
+        for site, router in zip(self._sites, self._routers, strict=True):
+            router.__enter__()
+            self._handles.append(site.router.register_forward_hook(self._keep_output(site)))
+            hook = self._experts_hook(site)
+            self._handles.append(site.experts.register_forward_pre_hook(hook, with_kwargs=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        for router in self._routers:
+            router.__exit__(kind, error, trace)
+        self.counts.evaluated = [router.evaluated for router in self._routers]
+
+    def _begin(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        """Look up all that follows from the token ids, once for all layers."""
+        given = {**dict(zip(("input_ids", "attention_mask", "position_ids"), arguments, strict=False)), **keywords}
+        tokens, fresh = self._sequences.read(given)
+        self._tokens, self._passes = tokens, self._passes + 1
+        self._ways.clear()
+        if fresh:
+            self._start(len(tokens.ids))
+        tables = self._tables
+        device = tables.experts.device
+        parts = (tokens.ids, tokens.previous, tokens.position)
+        rows = tables.rows(*(part.flatten().to(device) for part in parts))
+        fast_row = tables.usable_row(rows).masked_fill(~self.active[:, None].to(device), -1)
+        lookups = None
+        if self._cache is not None:
+            lookups = self._cache.look_up(*(p.cpu().numpy() for p in (tokens.ids, tokens.starts, tokens.counts)))
+        writers = None if self._cache is None else self._cache.writers
+        counts = tokens.counts.flatten().to(device)
+        self._step = Step.of(counts, fast_row, tables.any_row(rows), len(tokens.ids), lookups, writers)
+
+    def _start(self, sequences: int) -> None:
+        """Forget everything: new sequences begin."""
+        cache, budget = self._settings.cache, self._settings.budget
+        device, layers = self._tables.experts.device, len(self._sites)
+        if cache is not None:
+            # A shared cache outlives its sequences.
+            if self._cache is None or not cache.shared:
+                self._cache = ContextCache(cache.limits, sequences, cache.shared)
+                memories = 1 if cache.shared else sequences
+                self._remembered = [
+                    Remembered.nothing(memories, cache.limits.capacity, self._tables.top_k, device)
+                    for _ in range(layers)
+                ]
+            else:
+                self._cache.begin(sequences)
+        if budget is not None:
+            self._budget = Budget(budget.max_learned_share, budget.window, layers, sequences)
+
+    def _asks(self, layer: int) -> Callable[[Callable[[torch.Tensor], torch.Tensor]], None]:
+        """What the router of a layer is asked."""
+        scoring = self._layout.layers[layer].scoring
+        needs_confidence = self._settings.cache is not None or self._settings.budget is not None or self._record
+
+        def ask(run: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            assert self._step is not None and self._tokens is not None
+            step, logits = self._step, torch.empty(0)
+
+            def route(asked: torch.Tensor) -> torch.Tensor:
+                nonlocal logits
+                logits = run(asked)
+                if not needs_confidence:
+                    return torch.zeros(len(asked), device=step.counts.device)
+                scores = scores_of(logits.float(), scoring)
+                share = scores.amax(dim=1) / scores.sum(dim=1).clamp_min(1e-30)
+                return share.to(step.counts.device)
+
+            remembered = self._remembered[layer] if self._cache is not None and self.active[layer] else None
+            threshold = self._settings.cache.confidence_threshold if self._settings.cache is not None else 0.0
+            also = self._also(layer, self._tokens) if self._also is not None else None
+            if self._settings.weights == "live":
+                also = step.counts
+            ways = choose_ways(layer, step, remembered, threshold, route, also, self._budget)
+            self._ways[layer] = (ways, logits)
+
+        return ask
+
+    def _keep_output(self, site: Site) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            self._output = output
+
+        return hook
+
+    def _experts_hook(self, site: Site) -> Callable[..., Any]:
+        layer, (index, weight) = site.layer, site.reader.given
+
+        def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+            step, (ways, logits) = self._step, self._ways.pop(layer)
+            assert step is not None
+            own = (index.read(arguments, keywords), weight.read(arguments, keywords))
+            decision = site.reader.decode(site, own, self._output)
+            device = step.counts.device
+            experts, weights = decision.experts.to(device, torch.int64), decision.weights.to(device)
+            remembered = self._remembered[layer] if self._cache is not None and self.active[layer] else None
+            given = give(layer, step, ways, self._tables, remembered, experts, weights)
+            if self._settings.weights == "live":
+                given = self._weighted(layer, given, logits.to(device))
+            if remembered is not None:
+                remembered.update(step, given, ways.confidence)
+            self.counts.by_way[layer] += (ways.way[:, None] == self._way_numbers).sum(dim=0)
+            self._tell(layer, given, ways, logits, experts)
+            if bool(((ways.way == int(Way.FAST)) | (ways.way == int(Way.CACHED))).any()):
+                return replaced_decision(site, arguments, keywords, given.experts, given.weights)
+            # As the block itself called, so that not a bit differs.
+            return None
+
+        return hook
+
+    def _weighted(self, layer: int, given: Given, logits: torch.Tensor) -> Given:
+        replaced = (given.way == int(Way.FAST)) | (given.way == int(Way.CACHED))
+        live = self._weightings[layer].weights(logits, given.experts).to(given.weights.dtype)
+        return Given(given.experts, torch.where(replaced[:, None], live, given.weights), given.way)
+
+    def _tell(self, layer: int, given: Given, ways: Ways, logits: torch.Tensor, experts: torch.Tensor) -> None:
+        if self._record is None or self._tokens is None:
+            return
+        confidence = torch.where(ways.asked, ways.confidence.float(), float("nan"))
+        decided = (given.experts, given.weights, given.way)
+        self._record(
+            DecisionRecord(self._passes, layer, self._tokens, *decided, confidence, logits, ways.asked, experts)
+        )
+
+
+def _check(
+    model: nn.Module,
+    sites: tuple[Site, ...],
+    layout: RouterLayout,
+    tables: PolicyTables,
+    settings: PolicySettings,
+    weightings: Mapping[int, Weighting] | None,
+) -> None:
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise VarError("a policy runs in decoder-only models; this one has an encoder too")
+    for site in sites:
+        if not site.forceable or len(site.reader.given) != 2:
+            raise VarError(f"MoE layer {site.path}: a policy cannot decide here: {site.reader.unforceable}")
+    shape = (len(layout), layout.top_k)
+    if (len(tables.experts), tables.top_k) != shape:
+        raise VarError(
+            f"the policy's tables are for {len(tables.experts)} layers and {tables.top_k} experts a token, the model "
+            f"has {shape[0]} and {shape[1]}; it was made for another model"
+        )
+    if settings.weights == "live" and set(weightings or ()) != {site.layer for site in sites}:
+        raise VarError("policy.weights: live weights need every layer's weighting")

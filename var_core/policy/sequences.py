@@ -1,0 +1,110 @@
+"""What a forward pass says about the sequences it continues: what counts, where documents start, what was before."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from var_core.errors import VarError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a forward pass.
+
+    Attributes
+    ----------
+    ids : torch.Tensor
+        int64 [S, T].
+    counts : torch.Tensor
+        bool [S, T]: False for padding.
+    starts : torch.Tensor
+        bool [S, T]: first tokens of documents.
+    previous : torch.Tensor
+        int64 [S, T]: the token id before each in its document; -1 for none.
+    position : torch.Tensor
+        int64 [S, T]: place in the document, padding not counted.
+    """
+
+    ids: torch.Tensor
+    counts: torch.Tensor
+    starts: torch.Tensor
+    previous: torch.Tensor
+    position: torch.Tensor
+
+
+class Sequences:
+    """Follows the S sequences of a batch through prefill and decoding."""
+
+    def __init__(self) -> None:
+        self._length = 0
+        self._last = torch.zeros(0, dtype=torch.int64)
+        self._positions = torch.zeros(0, dtype=torch.int64)
+
+    def read(self, keywords: dict[str, Any]) -> tuple[Tokens, bool]:
+        """Read the arguments of the base model's forward.
+
+        Returns
+        -------
+        Tokens
+        bool
+            Whether these are new sequences.
+
+        Raises
+        ------
+        VarError
+            If there are no token ids, or if the pass does not go on where the last one ended.
+        """
+        ids = keywords.get("input_ids")
+        if ids is None:
+            raise VarError("a policy needs token ids; call the model with input_ids, not with inputs_embeds")
+        past = keywords.get("past_key_values")
+        before = int(past.get_seq_length()) if past is not None else 0
+        fresh = before == 0
+        if fresh:
+            self._last = ids.new_full((len(ids),), -1)
+            self._positions = torch.zeros_like(self._last)
+        elif before != self._length or len(ids) != len(self._last):
+            raise VarError(
+                f"a policy follows {len(self._last)} sequences of {self._length} tokens, and the model was called with "
+                f"{len(ids)} that have {before} tokens behind them: beams, and drafts that are taken back, are not "
+                "supported"
+            )
+        self._length = before + ids.shape[1]
+        return self._tokens(ids.long(), *_masks(ids, keywords, fresh)), fresh
+
+    def _tokens(self, ids: torch.Tensor, counts: torch.Tensor, starts: torch.Tensor) -> Tokens:
+        length = ids.shape[1]
+        place = torch.arange(length, device=ids.device).expand_as(ids)
+        counted = torch.where(counts, place, -1).cummax(dim=1).values
+        before = torch.cat((torch.full_like(counted[:, :1], -1), counted[:, :-1]), dim=1)
+        previous = torch.where(before >= 0, ids.gather(1, before.clamp(min=0)), self._last[:, None])
+        number = counts.long().cumsum(dim=1) - 1
+        # Counted from where the document started: in this pass, or as many tokens ago as were met of it before.
+        base = torch.where(starts & counts, number, torch.iinfo(torch.int64).min)
+        base = torch.maximum(base.cummax(dim=1).values, -self._positions[:, None])
+        position = number - base
+        previous = torch.where(starts, -1, previous)
+        last = counted[:, -1]
+        any_counted = last >= 0
+        at = last.clamp(min=0)[:, None]
+        self._last = torch.where(any_counted, ids.gather(1, at)[:, 0], self._last)
+        self._positions = torch.where(any_counted, position.gather(1, at)[:, 0] + 1, self._positions)
+        return Tokens(ids, counts, starts, previous, position)
+
+
+def _masks(ids: torch.Tensor, keywords: dict[str, Any], fresh: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which tokens count, and which start a document, bool [S, T]."""
+    mask = keywords.get("attention_mask")
+    counts = torch.ones_like(ids, dtype=torch.bool)
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        counts = mask[:, -ids.shape[1] :].bool().to(ids.device)
+    starts = torch.zeros_like(counts)
+    positions = keywords.get("position_ids")
+    if isinstance(positions, torch.Tensor) and positions.ndim == 2:
+        # Only a new document sets the position back to 0.
+        starts = (positions.to(ids.device) == 0).expand_as(ids) & counts
+    if fresh:
+        first = counts & (counts.long().cumsum(dim=1) == 1)
+        starts = starts | first
+    return counts, starts
