@@ -34,7 +34,7 @@ demo: setup
 	$(BIN)/python -m var_core.report.show results
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(CORES) --dist loadgroup
 
 test-all: setup
 	$(BIN)/python -m pytest -m "not cluster"

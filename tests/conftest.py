@@ -14,6 +14,14 @@ from transformers import PreTrainedModel
 from moe_models import MOE_CONFIGS, VOCABULARY, build_model
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several workers run the tests: what shares costly fixtures goes to one of them, and the longest is first."""
+    for item in items:
+        shared = "workflow" if item.path.parent.name == "workflow" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(shared))
+    items.sort(key=lambda item: item.path.parent.name != "workflow")
+
+
 @pytest.fixture(params=sorted(MOE_CONFIGS))
 def family(request: pytest.FixtureRequest) -> str:
     """Name of each supported family in turn."""
