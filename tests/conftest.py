@@ -15,7 +15,7 @@ from moe_models import MOE_CONFIGS, VOCABULARY, build_model
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers run the tests: what shares costly fixtures goes to one of them, and the longest is first."""
+    """With several workers: what shares costly fixtures goes to one of them, and the longest comes first."""
     for item in items:
         shared = "workflow" if item.path.parent.name == "workflow" else str(item.path)
         item.add_marker(pytest.mark.xdist_group(shared))

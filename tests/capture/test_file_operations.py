@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from captures import CONFIG, LENGTH, write_shard
+from captures import write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "how-to" / "cluster.md"
