@@ -111,7 +111,8 @@ def mean_pass_at_k(
     if interval is not None and len(set(values)) == 1 and values[0] in (0.0, 1.0):
         margin = _unseen_share(len(values), confidence)
         interval = Interval(0.0, margin) if values[0] == 0.0 else Interval(1.0 - margin, 1.0)
-    return PassAtK(k, len(values), float(values.mean()), *(interval or (None, None)))
+    low, high = interval or (None, None)
+    return PassAtK(k, len(values), float(values.mean()), low, high)
 
 
 def compare(
@@ -145,12 +146,19 @@ def compare(
     if interval is not None and not differences.any():
         margin = _unseen_share(len(differences), confidence)
         interval = Interval(-margin, margin)
-    ends = interval or (None, None)
-    difference = float(differences.mean())
-    if samples > 1:
-        return Comparison(k, len(first), difference, *ends, None, None, None)
+    low, high = interval or (None, None)
     only_first, only_second = int((differences < 0).sum()), int((differences > 0).sum())
-    return Comparison(k, len(first), difference, *ends, only_first, only_second, mcnemar_exact(only_first, only_second))
+    single = samples == 1
+    return Comparison(
+        k=k,
+        tasks=len(first),
+        difference=float(differences.mean()),
+        low=low,
+        high=high,
+        only_first=only_first if single else None,
+        only_second=only_second if single else None,
+        p_value=mcnemar_exact(only_first, only_second) if single else None,
+    )
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:

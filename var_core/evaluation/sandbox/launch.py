@@ -251,6 +251,7 @@ def _become_program(order: Order, scratch: Path) -> None:
     os.set_inheritable(order["report"], True)
     _set_limits(order)
     if order["strict"]:
+        system.bound_capabilities()
         if os.geteuid() == 0:
             os.setgroups([])
             os.setresgid(_NOBODY, _NOBODY, _NOBODY)

@@ -194,7 +194,7 @@ def _result(streams: _Streams, token: str, stopped: Outcome | None, seconds: flo
     for each in said:
         if "fault" in each:
             raise SandboxFaultError(each["fault"])
-    ended = said[-1] if said else {"status": None, "reason": None, "cpu_seconds": 0.0}
+    ended: dict[str, Any] = said[-1] if said else {"status": None, "reason": None, "cpu_seconds": 0.0}
     outcome = stopped or _outcome(streams, token, ended)
     output = streams.output.decode("utf-8", errors="replace")
     return ProgramResult(outcome, ended["status"], output, seconds)

@@ -1,6 +1,7 @@
 """System calls of Linux that Python does not offer, as far as building a sandbox needs them."""
 
 import ctypes
+import errno
 import os
 import platform
 from pathlib import Path
@@ -97,13 +98,19 @@ def hide_memory() -> None:
     _control(_DUMPABLE, 0)
 
 
-def drop_capabilities() -> None:
-    """Give up every privilege, now and for all programs that this process may start."""
+def bound_capabilities() -> None:
+    """Let no program that this process may start have any privilege; what it has itself it keeps for now."""
     for capability in range(_CAPABILITIES):
         try:
             _control(_DROP_BOUNDING, capability)
-        except OSError:  # the kernel knows fewer
-            break
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            break  # the kernel knows no more
+
+
+def drop_capabilities() -> None:
+    """Give up every privilege for good."""
     _control(_AMBIENT, 4)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     _call("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
@@ -155,5 +162,5 @@ def _control(option: int, *values: Any) -> None:
 def _call(name: str, *values: Any) -> None:
     plain = [ctypes.c_long(value) if isinstance(value, int) else value for value in values]
     if getattr(_LIBRARY, name)(*plain) == -1:
-        error = ctypes.get_errno()
-        raise OSError(error, f"{name}: {os.strerror(error)}")
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
