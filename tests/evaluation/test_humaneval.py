@@ -12,11 +12,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedTokenizerFast
 
+from sandboxes import needs_sandbox
 from var_core.errors import VarError
 from var_core.evaluation.generation import GenerationSettings, cut, generate_completions
 from var_core.evaluation.humaneval import compare_runs, evaluate, judge, read_run, write_run
 from var_core.evaluation.humaneval_tasks import TaskSet, fetch_tasks, read_tasks
-from var_core.evaluation.sandbox import probe
 from var_core.evaluation.sandbox.program import Limits, Outcome
 from var_core.files import read_json, write_json
 
@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[2]
 FILE = Path(os.environ.get("VAR_SHARED_DATA", ROOT.parent / "shared" / "data")) / "HumanEval.jsonl.gz"
 QUICK = Limits(wall_seconds=6, memory_bytes=256 << 20)
 
-needs_sandbox = pytest.mark.skipif(probe.why_not() is not None, reason=f"no sandbox here: {probe.why_not()}")
 needs_file = pytest.mark.skipif(not FILE.is_file(), reason=f"{FILE} (recorded by others) is not there")
 
 ROW = {

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sandboxes import needs_sandbox
 from var_core.errors import VarError
 from var_core.evaluation.sandbox import probe
 from var_core.evaluation.sandbox.program import Limits, Outcome
@@ -18,8 +19,6 @@ from var_core.evaluation.sandbox.run import run_program, run_programs
 
 ROOT = Path(__file__).parents[2]
 QUICK = Limits(wall_seconds=4.0, cpu_seconds=4, memory_bytes=256 << 20)
-
-needs_sandbox = pytest.mark.skipif(probe.why_not() is not None, reason=f"no sandbox here: {probe.why_not()}")
 
 
 def run(program, limits=QUICK):
@@ -36,6 +35,11 @@ def host_processes(mark):
         except OSError:
             continue
     return found
+
+
+@needs_sandbox
+def test_it_can_be_built_where_namespaces_are_permitted():
+    assert probe.why_not() is None
 
 
 @needs_sandbox
@@ -214,6 +218,18 @@ def test_deleting_and_writing_outside_reaches_nothing(tmp_path):
     assert {name: sorted(Path(name).iterdir()) for name in before} == before
     assert kept.read_text() == "kept" and Path(os.__file__).is_file()
     assert not Path("/tmp/written-by-program").exists()
+
+
+@needs_sandbox
+def test_every_mount_but_the_scratch_folder_is_read_only_and_the_old_root_is_gone():
+    result = run("print(open('/proc/self/mounts').read())")
+    mounts = {line.split()[1]: set(line.split()[3].split(",")) for line in result.output.strip().splitlines()}
+    assert {path for path, flags in mounts.items() if "rw" in flags} == {"/scratch"}
+    assert {path for path, flags in mounts.items() if "nosuid" not in flags} == set()
+    devices = {path for path, flags in mounts.items() if "nodev" not in flags}
+    assert devices == {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
+    known = ("/", "/scratch", "/proc", "/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache")
+    assert all(path.startswith((sys.base_prefix, "/dev/")) or path in known for path in mounts)
 
 
 @needs_sandbox
@@ -460,14 +476,30 @@ except BlockingIOError:
     print(made)
 '''
 kill = '''
-import os
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 for target in (1, os.getppid()):
     os.kill(target, 9)
+os.killpg(0, signal.SIGTERM)
 print(os.getuid())
 '''
-for program in (bomb, kill):
+write = '''
+import os
+for place in ("/", "/proc", "/dev", "/usr"):
+    try:
+        os.mkdir(place + "/new")
+    except OSError:
+        continue
+    print("wrote in", place)
+for name in ("mem", "environ"):
+    try:
+        open("/proc/1/" + name, "rb").read(1)
+    except PermissionError:
+        print(name)
+'''
+for program in (bomb, kill, write):
     result = execute(program, Limits(processes=5), True)
-    print(result.outcome, result.output.strip())
+    print(result.outcome, *result.output.split())
 """
 
 
@@ -489,7 +521,7 @@ def test_an_ordinary_user_can_build_it_too(tmp_path):
     )  # fmt: skip
     if done.returncode == 77:
         pytest.skip("/usr/bin/python3 is older than 3.11")
-    assert done.stdout.splitlines() == ["passed 4", "passed 65534"], done.stderr
+    assert done.stdout.splitlines() == ["passed 4", "passed 65534", "passed mem environ"], done.stderr
 
 
 def test_without_a_sandbox_limits_time_and_environment_are_kept(monkeypatch, caplog, tmp_path):
