@@ -4,6 +4,9 @@ import dataclasses
 import gzip
 import json
 import os
+import shlex
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -296,3 +299,25 @@ def test_a_changed_record_is_refused(tmp_path):
         with pytest.raises(VarError, match=message) as error:
             read_run(path)
         assert "\n" not in str(error.value)
+
+
+@needs_sandbox
+def test_the_how_to_runs_as_it_stands(save_model, tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=97, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=512, num_local_experts=2, num_experts_per_tok=1,
+        bos_token_id=96, eos_token_id=96,
+    )  # fmt: skip
+    save_model(AutoModelForCausalLM.from_config(config), tmp_path / "results" / "models" / "mine")
+    write_rows(tmp_path / "HumanEval.jsonl.gz", [{**ROW, "task_id": f"Small/{number}"} for number in range(3)])
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/how-to/humaneval.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    exec(compile(code, "humaneval.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert "{'failed': 3}" in said and "only_first=0, only_second=0, p_value=1.0" in said
+    for command in page.split("```\n")[1::2][:1]:
+        words = [sys.executable, *shlex.split(command)[1:]]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.stdout == "the sandbox works here\n", done.stderr
