@@ -17,18 +17,9 @@ def _permitted() -> bool:
     if tool is None:
         return False
     words = [
-        "--user",
-        "--map-root-user",
-        "--mount",
-        "--pid",
-        "--net",
-        "--ipc",
-        "--uts",
-        "--cgroup",
-        "--fork",
-        "--mount-proc",
-        "true",
-    ]
+        "--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup",
+        "--fork", "--mount-proc", "true",
+    ]  # fmt: skip
     return subprocess.run([tool, *words], capture_output=True, timeout=20).returncode == 0
 
 

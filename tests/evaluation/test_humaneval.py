@@ -278,7 +278,8 @@ def test_runs_are_compared_only_where_they_can_be(tmp_path):
     assert (difference.only_first, difference.only_second, difference.p_value) == (1, 0, 1.0)
     assert [sample.task_id for sample in worse.samples if sample.outcome is Outcome.FAILED] == ["Small/4"]
     assert "AssertionError" in worse.samples[4].output
-    for change in ({"tasks_digest": "0"}, {"limits": Limits()}, {"sandboxed": False}):
+    sampled = GenerationSettings(samples=1, temperature=0.5)
+    for change in ({"tasks_digest": "0"}, {"generation": sampled}, {"limits": Limits()}, {"sandboxed": False}):
         with pytest.raises(VarError, match=f"differ in {next(iter(change))}"):
             compare_runs(good, dataclasses.replace(worse, **change))
     with pytest.raises(VarError, match="equally many completions"):

@@ -189,6 +189,14 @@ def test_what_a_program_leaves_behind_is_gone_with_it():
 
 
 @needs_sandbox
+def test_every_namespace_is_its_own():
+    names = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+    result = run(f"import os\nprint(*[os.readlink('/proc/self/ns/' + name) for name in {names!r}])")
+    outside = {str(Path("/proc/self/ns", name).readlink()) for name in names}
+    assert len(set(result.output.split()) - outside) == len(names)
+
+
+@needs_sandbox
 def test_no_privileges_and_no_way_to_get_any():
     result = run(
         "import ctypes, os\n"

@@ -180,9 +180,9 @@ def compare_runs(
     Raises
     ------
     VarError
-        If the runs are not of the same tasks, number of samples, limits and kind of sandbox.
+        If the runs are not of the same tasks, generated and run in the same way.
     """
-    for what in ("tasks_digest", "samples_per_task", "limits", "sandboxed"):
+    for what in ("tasks_digest", "samples_per_task", "generation", "limits", "sandboxed"):
         if getattr(first, what) != getattr(second, what):
             raise VarError(f"HumanEval {first.name}, {second.name}: differ in {what}; run both in the same way")
     return pass_at_k.compare(first.samples_per_task, first.passed, second.passed, k, confidence, seed=seed)

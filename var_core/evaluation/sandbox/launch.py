@@ -119,18 +119,34 @@ def _start_watcher(order: Order) -> None:
 
 
 def _watch(order: Order) -> None:
-    """Build the file system, start the program, end it when it takes too much memory, and tell how it ended."""
+    """Build the file system, start the program, and tell how it ended."""
     if order["strict"]:
         if os.getpid() != 1:  # else ending all that is in reach would end the machine's processes
             raise OSError("the watcher is not process 1 of a namespace of its own")
         _build_root(order)
         system.hide_memory()
-    scratch = Path("/scratch" if order["strict"] else order["scratch"])
-    program = scratch / "program.py"
-    program.write_text(order["program"], encoding="utf-8", errors="surrogatepass")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # from inside, process 1 gets no signal that it has no handler for
     awaited = {signal.SIGCHLD} if order["strict"] else {signal.SIGCHLD, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    child = _start_program(order)
+    reason = None
+    while (ended := _ended(child)) is None:
+        if _signal_within(awaited) == signal.SIGTERM:
+            _end_group(child)
+        if order["strict"] and reason is None and _resident_bytes() > order["memory_bytes"]:
+            reason = "memory"
+            os.kill(-1, signal.SIGKILL)
+    if not order["strict"]:
+        _end_group(child)
+    status, usage = ended
+    seconds = usage.ru_utime + usage.ru_stime
+    _tell(order, status=os.waitstatus_to_exitcode(status), cpu_seconds=seconds, reason=reason)
+
+
+def _start_program(order: Order) -> int:
+    """Start the program in the folder that it may write in, with the token to report on its standard input."""
+    scratch = Path("/scratch" if order["strict"] else order["scratch"])
+    (scratch / "program.py").write_text(order["program"], encoding="utf-8", errors="surrogatepass")
     token_read, token_write = os.pipe()
     os.write(token_write, order["token"].encode())
     os.close(token_write)
@@ -141,19 +157,7 @@ def _watch(order: Order) -> None:
             _become_program(order, scratch)
         os._exit(1)
     os.close(token_read)
-    reason = None
-    while (ended := _ended(child)) is None:
-        signalled = _signal_within(awaited)
-        if signalled == signal.SIGTERM:
-            _end_group(child)
-        if order["strict"] and reason is None and _resident_bytes() > order["memory_bytes"]:
-            reason = "memory"
-            os.kill(-1, signal.SIGKILL)
-    status, usage = ended
-    if not order["strict"]:
-        _end_group(child)
-    seconds = usage.ru_utime + usage.ru_stime
-    _tell(order, status=os.waitstatus_to_exitcode(status), cpu_seconds=seconds, reason=reason)
+    return child
 
 
 def _signal_within(awaited: set[signal.Signals]) -> int | None:
@@ -271,20 +275,25 @@ def _become_program(order: Order, scratch: Path) -> None:
 
 def _set_limits(order: Order) -> None:
     """Set the limits that the kernel keeps for each process (processes: for the sandbox)."""
-    processes = order["processes"]
-    if order["strict"] and os.geteuid() != 0:
-        processes += 2  # the launcher and the watcher are of the same user in the same namespace
-    limits = {
-        "RLIMIT_AS": order["memory_bytes"],
-        "RLIMIT_CORE": 0,
-        "RLIMIT_FSIZE": order["file_bytes"],
-        "RLIMIT_NOFILE": _OPEN_FILES,
-        "RLIMIT_MEMLOCK": 0,
-        "RLIMIT_MSGQUEUE": 0,
-    }
+    _limit("AS", order["memory_bytes"])
+    _limit("CORE", 0)
+    _limit("CPU", order["cpu_seconds"], order["cpu_seconds"] + 1)
+    _limit("FSIZE", order["file_bytes"])
+    _limit("MEMLOCK", 0)
+    _limit("MSGQUEUE", 0)
+    _limit("NOFILE", _OPEN_FILES)
     if order["strict"]:  # without a namespace, all processes of the user would count
-        limits["RLIMIT_NPROC"] = processes
-    for name, value in limits.items():
-        if hasattr(resource, name):
-            resource.setrlimit(getattr(resource, name), (value, value))
-    resource.setrlimit(resource.RLIMIT_CPU, (order["cpu_seconds"], order["cpu_seconds"] + 1))
+        # An ordinary user's launcher and watcher are of the same user as the program.
+        _limit("NPROC", order["processes"] + (0 if os.geteuid() == 0 else 2))
+
+
+def _limit(name: str, soft: int, hard: int | None = None) -> None:
+    """Set a limit, or keep the one that is in force where it is lower."""
+    number = getattr(resource, f"RLIMIT_{name}", None)
+    if number is None:  # not on macOS
+        return
+    highest = resource.getrlimit(number)[1]
+    hard = soft if hard is None else hard
+    if highest != resource.RLIM_INFINITY:
+        soft, hard = min(soft, highest), min(hard, highest)
+    resource.setrlimit(number, (soft, hard))

@@ -129,7 +129,7 @@ def _python_paths() -> list[str]:
 def _run(order: dict[str, Any], ends: dict[str, tuple[Any, Any]], streams: _Streams, deadline: float) -> Outcome | None:
     """Start the launcher and read until it is done; give the limit for which it was stopped, if it was."""
     launcher = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", "-c", _START, str(Path(var_core.__file__).parents[1])],
+        [sys.executable, "-I", "-S", "-c", _START, str(Path(var_core.__file__).parents[1])],
         stdin=subprocess.PIPE,
         stdout=ends["output"][1],
         stderr=ends["output"][1],
@@ -168,10 +168,11 @@ def _read(
                 deadline = time.monotonic() + _SECONDS_TO_END
                 continue
             for key, _ in selector.select(left):
-                data = key.fileobj.read(_READ_BYTES)  # type: ignore[union-attr]
-                if not data:
-                    selector.unregister(key.fileobj)
-                streams.take(key.data, data)
+                reader = readers[key.data]
+                if data := reader.read(_READ_BYTES):
+                    streams.take(key.data, data)
+                else:
+                    selector.unregister(reader)
     for name in ("output", "report"):
         while data := readers[name].read(_READ_BYTES):
             streams.take(name, data)

@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def restrict_mount(path: Path, attributes: int, recursive: bool = False) -> None
 
 def pivot_root(root: Path, old: Path) -> None:
     """Make `root` the root of all paths; what was the root is then at `old`."""
-    _call("syscall", _NUMBERS[platform.machine()]["pivot_root"], bytes(root), bytes(old))
+    _call("syscall", _NUMBERS[os.uname().machine]["pivot_root"], bytes(root), bytes(old))
 
 
 def unmount(path: Path) -> None:
@@ -136,7 +135,7 @@ def forbid_calls() -> None:
     The process must have given up its privileges before. A call by the numbers of another architecture (32 bit, x32)
     would slip through the table: the first kills the process, the second fails.
     """
-    machine = platform.machine()
+    machine = os.uname().machine
     load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
     numbers = list(_NUMBERS[machine].values())
     refuse = len(numbers) + 1  # instructions from the first comparison of numbers to the refusal
