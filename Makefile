@@ -34,7 +34,7 @@ demo: setup
 	$(BIN)/python -m var_core.report.show results
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(CORES) --no-loadscope-reorder
 
 test-all: setup
 	$(BIN)/python -m pytest -m "not cluster"

@@ -7,11 +7,34 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedModel
 
 from moe_models import MOE_CONFIGS, VOCABULARY, build_model
+
+
+def _shared(path: str) -> str:
+    """What tests share costly fixtures with: their file; those of the workflow, all of their folder."""
+    return "tests/workflow" if path.startswith("tests/workflow/") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers, tests that share costly fixtures go to one of them."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySharedFixtures(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _shared(nodeid.split("::")[0])
+
+    return BySharedFixtures(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, or a worker would be left alone with it at the end."""
+    items.sort(key=lambda item: _shared(item.nodeid.split("::")[0]) != "tests/workflow")
 
 
 @pytest.fixture(params=sorted(MOE_CONFIGS))

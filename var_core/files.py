@@ -47,16 +47,18 @@ def written_aside(path: Path) -> Iterator[Path]:
         If the disk is full; `path` is what it was.
     """
     with disk_full_in_one_line(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             yield aside
             with aside.open("rb") as stream:
                 os.fsync(stream.fileno())
             aside.replace(path)
-            _fsync_folder(path.parent)
-        finally:
+        except BaseException:
             aside.unlink(missing_ok=True)
+            raise
+        _fsync_folder(path.parent)
 
 
 def remove_asides(folder: Path, start: str = "") -> None:

@@ -1,46 +1,17 @@
-"""A site to check: a folder with a configuration, where the preflight runs as users run it."""
+"""A site to check: a folder with a configuration."""
 
-import os
-import subprocess
-import sys
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
-from capture_processes import ROOT
+from preflight_runs import run_preflight
 
-CONFIG = {
-    "runs": [{"model": "tiny", "corpus": "topics"}],
-    "models": {"tiny": {"source": "demo", "corpus": "topics"}},
-    "corpora": {"topics": {"source": "python-stdlib", "max_tokens": {"capture": 10_000, "heldout": 5_000}}},
-}
 Preflight = Callable[..., tuple[int, dict[str, tuple[str, str]], str]]
 
 
 @pytest.fixture
 def preflight(tmp_path: Path) -> Preflight:
-    """Run the command; return its status, its checks as name -> (outcome, what was said), and what it printed."""
-
-    def run(*arguments: str, profile: dict | None = None, config: dict | None = None, **environment: str):
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG | (config or {})))
-        command = [sys.executable, "-m", "var_core.preflight", "--configfile", "config.yaml", *arguments]
-        if profile is not None:
-            (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile))
-            command += ["--profile", "profile.yaml"]
-        paths = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | paths | environment, timeout=170
-        )
-        printed = done.stdout + done.stderr
-        checks = {}
-        for line in done.stdout.splitlines():
-            outcome = next(each for each in ("pass", "fail", "not checked") if line.startswith(each))
-            name, _, said = line.removeprefix(outcome).strip().partition(": ")
-            checks[name] = outcome, said
-        broken = "fail" in {outcome for outcome, _ in checks.values()} or done.stderr.startswith("error: ")
-        assert done.returncode == int(broken) and "Traceback" not in printed, printed
-        return done.returncode, checks, printed
-
-    return run
+    """:func:`preflight_runs.run_preflight` in a folder of its own."""
+    return functools.partial(run_preflight, tmp_path)

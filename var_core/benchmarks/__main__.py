@@ -11,6 +11,7 @@ from var_core.benchmarks import pages
 from var_core.benchmarks.accumulator import accumulator_section
 from var_core.benchmarks.capture import capture_section, measure, not_run_section
 from var_core.benchmarks.document import Section, as_text, put
+from var_core.benchmarks.dry_run import dry_run_section
 from var_core.benchmarks.memory import memory_section
 from var_core.benchmarks.merging import merging_section
 from var_core.benchmarks.random_model import STATE_BYTES, device_subject
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m var_core.benchmarks", description=__doc__)
-    commands = ("all", "capture", "accumulator", "memory", "merging", "record", "render", "check")
+    commands = ("all", "capture", "accumulator", "memory", "merging", "dry-run", "record", "render", "check")
     parser.add_argument("command", choices=commands)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of capture")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count")
@@ -58,7 +59,9 @@ def _sections(options: argparse.Namespace) -> Iterator[Section]:
         "capture": [lambda: capture_section(options.results, options.rounds)],
         "accumulator": [lambda: accumulator_section(options.rounds)],
         "memory": [memory_section],
-        "merging": [merging_section],  # minutes, and gigabytes on disk: only when asked for
+        # Minutes, and gigabytes on disk: only when asked for.
+        "merging": [merging_section],
+        "dry-run": [dry_run_section],
     }
     on_gpu = [lambda: _gpu_section(options.rounds)]
     if options.command == "all":

@@ -31,10 +31,18 @@ def resident_bytes() -> int:
     return peak_bytes() if found is None else found
 
 
-def _status_bytes(field: str) -> int | None:
-    if not _STATUS.is_file():
+def peak_of(process: int) -> int:
+    """Most memory that another running process has had resident so far, in bytes; 0 where the system does not say."""
+    try:
+        return _status_bytes("VmHWM:", Path(f"/proc/{process}/status")) or 0
+    except OSError:  # it has ended
+        return 0
+
+
+def _status_bytes(field: str, status: Path = _STATUS) -> int | None:
+    if not status.is_file():
         return None
-    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+    for line in status.read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     return None

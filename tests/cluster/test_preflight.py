@@ -1,9 +1,10 @@
-"""On a real cluster: skipped unless SLURM_CONF leads to one that answers, with partitions cpu and gpu (with a gres)."""
+"""The preflight on a cluster with partitions cpu and gpu, the latter with a counted gres."""
 
-import os
-import subprocess
+import functools
 
 import pytest
+
+from preflight_runs import run_preflight
 
 PROFILE = {
     "executor": "cluster-generic",
@@ -14,19 +15,20 @@ PROFILE = {
 SOUND = ("scheduler", "partitions", "finished jobs", "job", "Python", "shared files", "locks", "heartbeat")
 
 
-def slurm(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
-@pytest.fixture(autouse=True)
-def cluster():
-    """The cluster that the environment leads to."""
-    if "SLURM_CONF" not in os.environ:
-        pytest.skip("SLURM_CONF names no cluster")
-    try:
-        slurm("sinfo", "--noheader")
-    except (OSError, subprocess.SubprocessError):
-        pytest.skip("the cluster of SLURM_CONF does not answer")
+@pytest.fixture
+def cluster(start_slurm):
+    """One without accounting."""
+    return start_slurm(False)
+
+
+@pytest.fixture
+def preflight(cluster, tmp_path):
+    """The preflight, where commands lead to that cluster."""
+    leads = {name: cluster.environment[name] for name in ("SLURM_CONF", "PATH")}
+    return functools.partial(run_preflight, tmp_path, **leads)
 
 
 def test_a_sound_cluster_passes(preflight):
@@ -55,22 +57,22 @@ def test_a_request_that_nothing_can_meet_is_found(preflight):
     assert checks["job"][0] == "fail" and "change what capture_shard asks for" in checks["job"][1]
 
 
-def test_a_job_that_does_not_start_in_time_is_withdrawn(preflight):
+def test_a_job_that_does_not_start_in_time_is_withdrawn(preflight, cluster):
     """All of the nodes is taken, so that the test job waits; waiting is no fault."""
-    nodes = slurm("sinfo", "--noheader", "--partition=cpu", "--format=%D").strip()
-    blocker = slurm("sbatch", "--parsable", f"--nodes={nodes}", "--partition=cpu", "--exclusive", "--wrap", "sleep 60")
+    nodes = cluster.run("sinfo", "--noheader", "--partition=cpu", "--format=%D").strip()
+    blocker = cluster.run(
+        "sbatch", "--parsable", f"--nodes={nodes}", "--partition=cpu", "--exclusive", "--wrap", "sleep 60"
+    )
     try:
         _, checks, _ = preflight("--wait", "8", profile=PROFILE)
         outcome, said = checks["job"]
         assert outcome == "not checked" and "not done in 8 s (PENDING" in said
-        assert "var-preflight" not in slurm("squeue", "--noheader", "--format=%j %T", "--states=PENDING,RUNNING")
+        assert "var-preflight" not in cluster.run("squeue", "--noheader", "--format=%j %T", "--states=PENDING,RUNNING")
     finally:
-        slurm("scancel", blocker.strip())
+        cluster.run("scancel", blocker.strip())
 
 
 def test_status_by_an_accounting_that_is_not_there_is_found(preflight):
-    if "accounting_storage/none" not in slurm("scontrol", "show", "config"):
-        pytest.skip("this cluster has accounting")
     by_sacct = {"executor": "slurm", "slurm-status-command": "sacct", "default-resources": ["slurm_partition=cpu"]}
     outcome, said = preflight("--wait", "1", profile=by_sacct)[1]["finished jobs"]
     assert outcome == "fail" and "set slurm-status-command: squeue" in said
