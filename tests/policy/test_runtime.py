@@ -8,6 +8,7 @@ import torch
 from moe_models import VOCABULARY
 from var_core.errors import VarError
 from var_core.policy.cache import CacheLimits
+from var_core.policy.runtime import Observer
 from var_core.policy.settings import BudgetSettings, CacheSettings, PolicySettings
 from var_core.policy.ways import Way
 
@@ -75,9 +76,14 @@ def test_the_router_runs_only_for_tokens_that_need_it(subject, ids):
     assert policy.counts.evaluated == [ids.numel()] * len(subject.sites)
 
 
+class Collector(Observer):
+    def __init__(self, records):
+        self.decided = records.append
+
+
 def collected(subject, tables, settings, run, **more):
     records = []
-    with subject.policy(tables, settings, record=records.append, **more):
+    with subject.policy(tables, settings, observers=[Collector(records)], **more):
         run()
     return records
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from var_core.models.perplexity import SequenceScores, score_sequences
-from var_core.policy.runtime import DecisionRecord, RuntimePolicy
+from var_core.policy.runtime import DecisionRecord, Observer, RuntimePolicy
+from var_core.policy.sequences import Tokens
 from var_core.policy.settings import PolicySettings
 from var_core.policy.tables import PolicyTables
 from var_core.policy.ways import Way
@@ -98,24 +99,24 @@ class Arm:
     ways: Ways | None
 
 
-class _Tally:
-    """Adds up the decisions of forward passes over S sequences, a batch after another."""
+class _Tally(Observer):
+    """Asks the router about everything, and adds up the decisions of S sequences, a batch after another."""
 
     def __init__(self, ways: Ways, experts: int) -> None:
-        self._ways, self._experts, self._pass, self._first = ways, experts, -1, 0
-        self._rows = 0
+        self._ways, self._experts = ways, experts
 
-    def __call__(self, record: DecisionRecord) -> None:
-        rows = len(record.tokens.ids)
-        if record.step != self._pass:
-            self._first += self._rows
-            self._pass, self._rows = record.step, rows
+    def asks(self, layer: int, tokens: Tokens) -> torch.Tensor:
+        """All that is not padding."""
+        return tokens.counts.flatten()
+
+    def decided(self, record: DecisionRecord) -> None:
+        """Add a layer's decisions to those of their sequences."""
+        rows, own = len(record.tokens.ids), record.tokens.sequence.cpu().numpy()
         given, learned = record.experts.sort(dim=1).values, record.learned_experts.sort(dim=1).values
         same = (given == learned).all(dim=1).double()
         filled = learned < self._experts
         found = (learned[:, :, None] == given[:, None, :]).any(dim=2) & filled
         recall = found.sum(dim=1) / filled.sum(dim=1).clamp_min(1)
-        own = slice(self._first, self._first + rows)
         for way in Way:
             mask = record.way == int(way)
             for array, values in (
@@ -142,7 +143,7 @@ def run_policy(
     ways = Ways.none(len(text.input_ids), len(subject.sites))
     policy = RuntimePolicy(
         subject.model, subject.sites, subject.layout, tables, settings, subject.weightings,
-        record=_Tally(ways, subject.layout.experts), also=lambda layer, tokens: tokens.counts.flatten(),
+        (_Tally(ways, subject.layout.experts),),
     )  # fmt: skip
     return Arm(_scores(subject, text, policy, advance), ways)
 

@@ -1,6 +1,6 @@
 """A policy inside a running model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -64,8 +64,17 @@ class DecisionRecord:
     learned_experts: torch.Tensor
 
 
-Also = Callable[[int, Tokens], torch.Tensor | None]
-"""Given layer and tokens, says about which the router is asked in any case (an audit), bool [T], or None."""
+class Observer:
+    """Looks on while a policy decides; what it does not define does nothing."""
+
+    def asks(self, layer: int, tokens: Tokens) -> torch.Tensor | None:
+        """Tokens about which the router of a layer is asked in any case, bool [T]."""
+
+    def decided(self, record: DecisionRecord) -> None:
+        """Called for every layer of every pass."""
+
+    def passed(self, policy: "RuntimePolicy") -> None:
+        """Called behind the last layer of every pass."""
 
 
 @dataclass
@@ -93,10 +102,7 @@ class RuntimePolicy(Hooked):
     settings : PolicySettings
     weightings : mapping of int to Weighting, optional
         Of each layer; needed for live weights.
-    record : callable, optional
-        Is given a :class:`DecisionRecord` for every layer of every pass.
-    also : callable, optional
-        See :data:`Also`.
+    observers : sequence of Observer, optional
 
     Attributes
     ----------
@@ -118,13 +124,12 @@ class RuntimePolicy(Hooked):
         tables: PolicyTables,
         settings: PolicySettings,
         weightings: Mapping[int, Weighting] | None = None,
-        record: Callable[[DecisionRecord], None] | None = None,
-        also: Also | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         super().__init__()
         _check(model, sites, layout, tables, settings, weightings)
         self._model, self._sites, self._layout, self._settings = model, sites, layout, settings
-        self._weightings, self._record, self._also = weightings or {}, record, also
+        self._weightings, self._observers = weightings or {}, observers
         self._tables = tables.to(next(model.parameters()).device)
         self._routers = [PartialRouter(site, self._asks(site.layer)) for site in sites]
         self._sequences, self._passes = Sequences(), -1
@@ -198,7 +203,7 @@ class RuntimePolicy(Hooked):
     def _asks(self, layer: int) -> Callable[[Callable[[torch.Tensor], torch.Tensor]], None]:
         """What the router of a layer is asked."""
         scoring = self._layout.layers[layer].scoring
-        needs_confidence = self._settings.cache is not None or self._settings.budget is not None or self._record
+        needs_confidence = self._settings.cache is not None or self._settings.budget is not None or self._observers
 
         def ask(run: Callable[[torch.Tensor], torch.Tensor]) -> None:
             assert self._step is not None and self._tokens is not None
@@ -215,9 +220,12 @@ class RuntimePolicy(Hooked):
 
             remembered = self._remembered[layer] if self._cache is not None and self.active[layer] else None
             threshold = self._settings.cache.confidence_threshold if self._settings.cache is not None else 0.0
-            also = self._also(layer, self._tokens) if self._also is not None else None
-            if self._settings.weights == "live":
-                also = step.counts
+            also = step.counts if self._settings.weights == "live" else None
+            for observer in self._observers:
+                wanted = observer.asks(layer, self._tokens)
+                if wanted is not None:
+                    wanted = wanted.to(step.counts.device)
+                    also = wanted if also is None else also | wanted
             ways = choose_ways(layer, step, remembered, threshold, route, also, self._budget)
             self._ways[layer] = (ways, logits)
 
@@ -260,13 +268,16 @@ class RuntimePolicy(Hooked):
         return Given(given.experts, torch.where(replaced[:, None], live, given.weights), given.way)
 
     def _tell(self, layer: int, given: Given, ways: Ways, logits: torch.Tensor, experts: torch.Tensor) -> None:
-        if self._record is None or self._tokens is None:
+        if not self._observers or self._tokens is None:
             return
         confidence = torch.where(ways.asked, ways.confidence.float(), float("nan"))
         decided = (given.experts, given.weights, given.way)
-        self._record(
-            DecisionRecord(self._passes, layer, self._tokens, *decided, confidence, logits, ways.asked, experts)
-        )
+        record = DecisionRecord(self._passes, layer, self._tokens, *decided, confidence, logits, ways.asked, experts)
+        for observer in self._observers:
+            observer.decided(record)
+        if layer == len(self._sites) - 1:
+            for observer in self._observers:
+                observer.passed(self)
 
 
 def _check(

@@ -24,6 +24,10 @@ class Tokens:
         int64 [S, T]: the token id before each in its document; -1 for none.
     position : torch.Tensor
         int64 [S, T]: place in the document, padding not counted.
+    sequence : torch.Tensor
+        int64 [S]: number of each row's sequence, from 0 since the policy was entered.
+    place : torch.Tensor
+        int64 [S, T]: place in the sequence, padding not counted.
     """
 
     ids: torch.Tensor
@@ -31,13 +35,16 @@ class Tokens:
     starts: torch.Tensor
     previous: torch.Tensor
     position: torch.Tensor
+    sequence: torch.Tensor
+    place: torch.Tensor
 
 
 class Sequences:
     """Follows the S sequences of a batch through prefill and decoding."""
 
     def __init__(self) -> None:
-        self._length = 0
+        self._length, self._begun = 0, 0
+        self._met = torch.zeros(0, dtype=torch.int64)
         self._last = torch.zeros(0, dtype=torch.int64)
         self._positions = torch.zeros(0, dtype=torch.int64)
 
@@ -63,7 +70,8 @@ class Sequences:
         fresh = before == 0
         if fresh:
             self._last = ids.new_full((len(ids),), -1)
-            self._positions = torch.zeros_like(self._last)
+            self._positions, self._met = torch.zeros_like(self._last), torch.zeros_like(self._last)
+            self._begun += len(ids)
         elif before != self._length or len(ids) != len(self._last):
             raise VarError(
                 f"a policy follows {len(self._last)} sequences of {self._length} tokens, and the model was called with "
@@ -90,7 +98,9 @@ class Sequences:
         at = last.clamp(min=0)[:, None]
         self._last = torch.where(any_counted, ids.gather(1, at)[:, 0], self._last)
         self._positions = torch.where(any_counted, position.gather(1, at)[:, 0] + 1, self._positions)
-        return Tokens(ids, counts, starts, previous, position)
+        met, self._met = self._met[:, None] + number, self._met + counts.sum(dim=1)
+        sequence = torch.arange(self._begun - len(ids), self._begun, device=ids.device)
+        return Tokens(ids, counts, starts, previous, position, sequence, met)
 
 
 def _masks(ids: torch.Tensor, keywords: dict[str, Any], fresh: bool) -> tuple[torch.Tensor, torch.Tensor]:
