@@ -87,7 +87,7 @@ def test_a_shift_after_long_agreement_is_found_soon():
     monitor = watched(outcomes, batch=1000)
     assert monitor.alarmed.all()
     delays = np.array([event.observed for event in monitor.events]) - good
-    assert 0 < np.median(delays) < 150
+    assert 0 < np.median(delays) < 250
 
     gains = 1 + BETS[:, None] * ((CERTIFIED - outcomes.T[:, None]) / (1 - CERTIFIED))
     from_the_start = np.logaddexp.reduce(np.log(gains).cumsum(axis=2), axis=1) - np.log(len(BETS))
@@ -97,10 +97,10 @@ def test_a_shift_after_long_agreement_is_found_soon():
 
 def test_layers_share_the_probability_of_a_false_alarm():
     """Eight layers that see the same text: any false alarm at all is at most as probable as one test's."""
-    layers, runs = 8, 400
+    layers, runs = 8, 300
     random = np.random.default_rng(3)
-    common = random.random((3000, runs, 1)) < 0.9
-    outcomes = (common & (random.random((3000, runs, layers)) < CERTIFIED / 0.9)).reshape(3000, -1)
+    common = random.random((2000, runs, 1)) < 0.9
+    outcomes = (common & (random.random((2000, runs, layers)) < CERTIFIED / 0.9)).reshape(2000, -1)
     monitor = AuditMonitor(np.full(runs * layers, CERTIFIED), ALPHA, family=layers)
     monitor.update(outcomes, np.ones(outcomes.shape, dtype=bool))
     assert monitor.alarmed.reshape(runs, layers).any(axis=1).mean() <= ALPHA
@@ -176,7 +176,7 @@ def test_nothing_certified_never_alarms_and_the_highest_does_not_overflow():
     agreed = np.zeros((5000, 2))
     monitor.update(agreed, np.ones(agreed.shape, dtype=bool))
     assert monitor.alarmed.tolist() == [False, True]
-    assert monitor.capital[0] <= 1 and np.isfinite(monitor.capital).all()
+    assert monitor.capital[0] == pytest.approx(1) and np.isfinite(monitor.capital).all()
     assert monitor.events[0].observed == monitor.observed[1] < 5
     steady = AuditMonitor([0.999], ALPHA)
     steady.update(np.ones((20_000, 1)), np.ones((20_000, 1), dtype=bool))

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -91,9 +93,9 @@ def test_bounds_hold_for_sequences_drawn_without_replacement():
 
 
 def test_simultaneous_bounds_hold_at_all_layers_at_once():
-    layers, runs = 12, EXPERIMENTS
-    sums, counts = TEXT.draw_layers(80, layers, runs, np.random.default_rng(3))
-    wide = Clusters.of(sums.reshape(80, -1), np.repeat(counts, layers, axis=1), TEXT.longest)
+    layers, runs = 8, EXPERIMENTS
+    sums, counts = TEXT.draw_layers(60, layers, runs, np.random.default_rng(3))
+    wide = Clusters.of(sums.reshape(60, -1), np.repeat(counts, layers, axis=1), TEXT.longest)
     bounds = lower_bounds(wide, 0.1 / layers).reshape(runs, layers)
     one = Clusters.of(sums[:, 0], counts[:, 0, None], TEXT.longest)
     assert simultaneous_lower_bounds(one, 0.1) == pytest.approx(bounds[0], abs=1e-12)
@@ -134,7 +136,7 @@ def test_betting_is_the_sharpest_and_bounds_narrow_with_more_sequences():
     assert (np.diff(gaps, axis=0) < 0).all()
     assert (np.argmin(gaps, axis=1) == 0).all()
     errors = [stats.t.ppf(0.95, 3999) * column for column in _ratio_errors(sums, counts)]
-    assert gaps[-1][0] < 1.6 * np.mean(errors)  # not far from what no valid bound could much improve on
+    assert gaps[-1][0] < 2 * np.mean(errors)  # against the bound that is only approximately valid
 
 
 def _ratio_errors(sums, counts):
@@ -176,7 +178,7 @@ def clusters_of(pairs, longest=30):
 def test_bounds_are_ordered_and_monotone_in_the_confidence(pairs, method):
     clusters = clusters_of(pairs)
     lower = [lower_bounds(clusters, delta, method)[0] for delta in (0.001, 0.01, 0.1, 0.5)]
-    assert all(first <= second for first, second in zip(lower[:-1], lower[1:], strict=True))
+    assert all(first <= second for first, second in pairwise(lower))
     assert lower[0] >= 0
     if clusters.counts.sum():
         assert lower[-1] <= clusters.ratios[0] + 1e-12
@@ -209,7 +211,9 @@ def test_the_capital_is_the_mean_of_products(pairs):
 
     clusters, level = clusters_of(pairs), 0.7
     gains = [
-        np.prod([1 + bet * (s / level - m) / 30 for s, m in zip(clusters.sums[:, 0], clusters.counts[:, 0], strict=True)])
+        np.prod(
+            [1 + bet * (s / level - m) / 30 for s, m in zip(clusters.sums[:, 0], clusters.counts[:, 0], strict=True)]
+        )
         for bet in bets(len(pairs))
     ]
     assert np.exp(betting_log_capital(clusters, level)[0]) == pytest.approx(np.mean(gains), rel=1e-9)

@@ -127,7 +127,9 @@ class AuditMonitor:
         total = self.total + np.cumsum(np.where(audited, outcomes, 0.0), axis=0)
         gains = np.where(audited, (self.certified - outcomes) / (1 - self.certified), 0.0)
         products = np.cumprod(1 + BETS * gains[:, :, None], axis=0)
-        added = np.where(audited, _kept(number - 1) - _kept(number), 0.0)[:, :, None].repeat(len(BETS), axis=2)
+        added = np.where(audited, _kept(np.maximum(number - 1, 0)) - _kept(number), 0.0)[:, :, None].repeat(
+            len(BETS), axis=2
+        )
         added[1:] /= products[:-1]
         added[0] += self._stakes
         stakes = np.cumsum(added, axis=0, out=added)
@@ -192,9 +194,7 @@ def _shaped(values: Any, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     return array
 
 
-def sequence_means(
-    outcomes: ArrayLike, audited: ArrayLike, sequence: ArrayLike
-) -> tuple[Floats, NDArray[np.bool_]]:
+def sequence_means(outcomes: ArrayLike, audited: ArrayLike, sequence: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
     """Mean of each sequence's audited outcomes, in the order of the sequences' numbers.
 
     Parameters
