@@ -198,7 +198,7 @@ def margin_test(excess: Floats, centred_sums: Floats, centred_squares: Floats) -
     The larger of two p-values each: Student's t with S - 1 degrees of freedom, and the bootstrap of the same t
     (Efron's bootstrap-t), (1 + b) / (1 + B). Guarantee: none in finite samples, and none is possible for losses without
     a bound. Where few sequences carry the cost, "within" comes too often, though less so than by Student's t alone;
-    the exact alternative is :func:`var_core.policy.bounds.clipped_loss_bound`.
+    the exact alternative is :func:`var_core.policy.loss_bounds.clipped_loss_bound`.
 
     Parameters
     ----------
