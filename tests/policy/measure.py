@@ -178,19 +178,22 @@ def units() -> None:
 def margins() -> None:
     rows = []
     for name in ("normal", "skewed"):
-        rejected = []
-        for run in range(EXPERIMENTS):
-            random = np.random.default_rng([9, run])
-            plain = random.gamma(40, 3.0 / 40, size=50)
-            effect = random.normal(size=50) if name == "normal" else random.gamma(0.5, np.sqrt(2), 50) - np.sqrt(0.5)
-            excess = excess_over_margin(plain + 0.15 + 0.1 * effect, plain, np.ones(50), Margin())
-            centred, weights = excess - excess.mean(), bootstrap_weights(50, 400, generator(run, "measure"))
-            test = margin_test(excess, weights @ centred, weights @ centred**2)
-            t = stats.ttest_1samp(excess, 0, alternative="less").pvalue
-            rejected.append([test.within <= 0.05, test.beyond <= 0.05, t <= 0.05, 1 - t <= 0.05])
-        rows.append([name, *(f"{each:.3f}" for each in np.mean(rejected, axis=0))])
-    print("\nExactly at the margin, 50 sequences: share of 1,000 experiments called so at alpha = 0.05")
-    table(["costs", "within", "beyond", "within, Student's t alone", "beyond, Student's t alone"], rows)
+        for sequences in (20, 50, 200):
+            rejected = []
+            for run in range(EXPERIMENTS):
+                random = np.random.default_rng([9, run])
+                tokens = random.choice([60, 250], size=sequences)
+                plain = tokens * random.gamma(40, 3.0 / 40, size=sequences)
+                skewed = random.gamma(0.5, np.sqrt(2), sequences) - np.sqrt(0.5)
+                effect = random.normal(size=sequences) if name == "normal" else skewed
+                excess = excess_over_margin(plain + tokens * (0.15 + 0.1 * effect), plain, tokens, Margin())
+                centred, weights = excess - excess.mean(), bootstrap_weights(sequences, 199, generator(run, "measure"))
+                test = margin_test(excess, weights @ centred, weights @ centred**2)
+                t = stats.ttest_1samp(excess, 0, alternative="less").pvalue
+                rejected.append([test.within <= 0.05, test.beyond <= 0.05, t <= 0.05, 1 - t <= 0.05])
+            rows.append([name, f"{sequences}", *(f"{each:.3f}" for each in np.mean(rejected, axis=0))])
+    print("\nExactly at the margin: share of 1,000 experiments called so at alpha = 0.05")
+    table(["costs", "sequences", "within", "beyond", "within, Student's t alone", "beyond, Student's t alone"], rows)
 
 
 if __name__ == "__main__":

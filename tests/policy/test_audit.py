@@ -82,7 +82,7 @@ def test_a_shift_is_found_and_a_larger_one_sooner():
 def test_a_shift_after_long_agreement_is_found_soon():
     """Where all capital is in play from the start, the good time has eaten it, and the delay grows with that time."""
     random = np.random.default_rng(2)
-    good, runs = 10_000, 200
+    good, runs = 10_000, 80
     outcomes = np.concatenate([random.random((good, runs)) < 0.9, random.random((1000, runs)) < 0.6])
     monitor = watched(outcomes, batch=1000)
     assert monitor.alarmed.all()

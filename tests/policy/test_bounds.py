@@ -246,6 +246,24 @@ def test_the_capital_is_the_mean_of_products(pairs):
     assert np.exp(betting_log_capital(clusters, level)[0]) == pytest.approx(np.mean(gains), rel=1e-9)
 
 
+def test_the_capital_is_a_fair_game_at_the_level():
+    """Over all outcomes of five sequences of one or three decisions, with the population's ratio as the level."""
+    kinds = [(0, 1, 0.1), (1, 1, 0.3), (1, 3, 0.35), (3, 3, 0.25)]  # sum, count, probability
+    grid = np.indices((4,) * 5).reshape(5, -1)
+    sums, counts, chance = (np.array(column)[grid] for column in zip(*kinds, strict=True))
+    level = sum(s * p for s, _, p in kinds) / sum(m * p for _, m, p in kinds)
+    clusters = Clusters.of(sums, counts, 3)
+    other = Clusters.of([[2.0], [3.0], [1.0]] * np.ones(sums.shape[1]), [[3], [3], [3]] * np.ones(sums.shape[1]), 3)
+    for calibration in (None, other):
+        capital = np.exp(betting_log_capital(clusters, level, calibration))
+        assert (capital * chance.prod(axis=0)).sum() == pytest.approx(1)
+
+
+def test_hoeffding_by_hand():
+    clusters = Clusters.of([3.0, 5.0, 4.0] * 20, [4, 5, 6] * 20, 8)
+    assert lower_bounds(clusters, 0.1, "Hoeffding")[0] == pytest.approx(0.8 - 8 / 5 * np.sqrt(np.log(10) / (2 * 60)))
+
+
 @given(scores, st.floats(0.01, 0.99))
 def test_bounds_and_p_values_are_the_same_test(pairs, level):
     clusters = clusters_of(pairs)

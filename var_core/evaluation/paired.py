@@ -28,6 +28,9 @@ IntervalMethod = Literal["bca", "percentile"]
 MarginVerdict = Literal["within the margin", "not within the margin", "inconclusive"]
 
 _CHUNK_VALUES = 2**22
+_LARGE_SKEWNESS = 1.0
+_MANY_SEQUENCES = 200
+_SKEWED = "few sequences carry the cost: 'within the margin' may come out more often than alpha; take more sequences"
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class LossComparison(Record):
     """p-value of "the policy is at or beyond the margin"; small: it is within"""
     p_beyond: float | None = None
     """p-value of "the policy is at or within the margin"; small: it is beyond"""
+    skewness: float | None = None
+    """of the sequences' excess over the margin; where it is large, few sequences carry the cost"""
     verdict: MarginVerdict
     """within the margin, not within the margin, or inconclusive"""
     note: str = ""
@@ -168,6 +173,7 @@ def compare_losses(
     sums = _resampled_sums(np.stack([difference, tokens, theirs, centred, centred**2], axis=1), resamples, seed)
     test = margin_test(excess, sums[:, 3], sums[:, 4])
     method = {"bca": "bias-corrected and accelerated", "percentile": "percentile"}[interval]
+    skewness = float((centred**3).mean() / centred.std() ** 3) if centred.any() else 0.0
     by_tokens = _ratio_ends(difference, tokens, sums[:, 0] / sums[:, 1], confidence, interval)
     return LossComparison(
         **values,
@@ -178,7 +184,9 @@ def compare_losses(
         interval_method=f"{method} bootstrap over sequences, {resamples} resamples",
         p_within=test.within,
         p_beyond=test.beyond,
+        skewness=skewness,
         verdict=margin_verdict(test, margin.alpha),
+        note=_SKEWED if skewness > _LARGE_SKEWNESS and len(tokens) < _MANY_SEQUENCES else "",
     )
 
 
