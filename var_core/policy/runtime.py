@@ -73,8 +73,14 @@ class Observer:
     def decided(self, record: DecisionRecord) -> None:
         """Called for every layer of every pass."""
 
+    def begins(self, policy: "RuntimePolicy", tokens: Tokens) -> None:
+        """Called before the first layer of every pass."""
+
     def passed(self, policy: "RuntimePolicy") -> None:
         """Called behind the last layer of every pass."""
+
+    def ended(self, policy: "RuntimePolicy") -> None:
+        """Called when the policy is taken out of the model."""
 
 
 @dataclass
@@ -161,12 +167,16 @@ class RuntimePolicy(Hooked):
         for router in self._routers:
             router.__exit__(kind, error, trace)
         self.counts.evaluated = [router.evaluated for router in self._routers]
+        for observer in self._observers:
+            observer.ended(self)
 
     def _begin(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Look up all that follows from the token ids, once for all layers."""
         given = {**dict(zip(("input_ids", "attention_mask", "position_ids"), arguments, strict=False)), **keywords}
         tokens, fresh = self._sequences.read(given)
         self._tokens, self._passes = tokens, self._passes + 1
+        for observer in self._observers:
+            observer.begins(self, tokens)
         self._ways.clear()
         if fresh:
             self._start(len(tokens.ids))

@@ -1,0 +1,97 @@
+"""The audit of a running policy: a share of its decisions is made again by the router, and compared."""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from var_core.policy.audit import AuditEvent, AuditMonitor, is_audited
+from var_core.policy.runtime import DecisionRecord, Observer, RuntimePolicy
+from var_core.policy.sequences import Tokens
+from var_core.policy.ways import Way
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class ShadowAudit(Observer):
+    """Has the router decide again about a sample of what tables and cache decided, and switches off layers that fail.
+
+    The model goes on with the policy's decisions; only the comparison is new. A layer at which the monitor raises an
+    alarm is left to its router from the next pass on.
+
+    Parameters
+    ----------
+    monitor : AuditMonitor
+        Tests what was certified of each layer.
+    share : float
+        Of all decisions.
+    seed : int, optional
+        Another one audits other decisions.
+    unit : {"sequence", "decision"}, optional
+        What the monitor is given: the mean of a sequence's audited decisions, when the sequence has ended; or every
+        decision, behind every pass. The second is for few and long sequences. It tests more than a certificate over
+        sequences promises: that no stretch of text is worse than the certified mean.
+    """
+
+    def __init__(
+        self, monitor: AuditMonitor, share: float, seed: int = 0, unit: Literal["sequence", "decision"] = "sequence"
+    ) -> None:
+        self.monitor, self.share = monitor, share
+        self._seed, self._unit = seed, unit
+        self._sequences: np.ndarray | None = None
+        layers = len(monitor.certified)
+        self._sums, self._counts = np.zeros((0, layers)), np.zeros((0, layers), np.int64)
+        self._pass: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def begins(self, policy: RuntimePolicy, tokens: Tokens) -> None:
+        """Take in the sequences that have ended."""
+        numbers = tokens.sequence.cpu().numpy()
+        if self._sequences is None or numbers[0] != self._sequences[0]:
+            self._close(policy)
+            shape = (len(numbers), len(self.monitor.certified))
+            self._sequences, self._sums, self._counts = numbers, np.zeros(shape), np.zeros(shape, np.int64)
+        self._pass.clear()
+
+    def asks(self, layer: int, tokens: Tokens) -> torch.Tensor:
+        """The sample: which decisions are in it depends on nothing but their place."""
+        sampled: torch.Tensor = is_audited(self.share, self._seed, tokens.sequence[:, None], tokens.place, layer)
+        return (sampled & tokens.counts).flatten()
+
+    def decided(self, record: DecisionRecord) -> None:
+        """Compare."""
+        replaced = (record.way == int(Way.FAST)) | (record.way == int(Way.CACHED))
+        audited = self.asks(record.layer, record.tokens).to(replaced.device) & replaced
+        same = (record.experts.sort(dim=1).values == record.learned_experts.sort(dim=1).values).all(dim=1)
+        outcome, mask = (same & audited).cpu().numpy(), audited.cpu().numpy()
+        rows = len(record.tokens.ids)
+        self._sums[:, record.layer] += outcome.reshape(rows, -1).sum(axis=1)
+        self._counts[:, record.layer] += mask.reshape(rows, -1).sum(axis=1)
+        self._pass.append((outcome, mask))
+
+    def passed(self, policy: RuntimePolicy) -> None:
+        """Take in the decisions of a pass, in the order of the tokens."""
+        if self._unit == "decision":
+            outcomes, masks = (np.stack(parts, axis=1) for parts in zip(*self._pass, strict=True))
+            self._switch_off(policy, self.monitor.update(outcomes.astype(np.float64), masks))
+
+    def ended(self, policy: RuntimePolicy) -> None:
+        """Take in the last sequences."""
+        self._close(policy)
+
+    def _close(self, policy: RuntimePolicy) -> None:
+        if self._unit == "sequence" and len(self._counts):
+            means = np.divide(self._sums, self._counts, out=np.zeros_like(self._sums), where=self._counts > 0)
+            self._switch_off(policy, self.monitor.update(means, self._counts > 0))
+        self._sequences = None
+        self._sums, self._counts = self._sums[:0], self._counts[:0]
+
+    def _switch_off(self, policy: RuntimePolicy, events: Sequence[AuditEvent]) -> None:
+        for event in events:
+            policy.active[event.layer] = False
+            _LOGGER.warning(
+                "MoE layer %d: agreement %.3f over %d audited %ss is below the certified %.3f; its router decides "
+                "alone from now on",
+                event.layer, event.mean, event.observed, self._unit, event.certified,
+            )  # fmt: skip
