@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from var_core.errors import VarError
 
-_COLUMNS = ["sequence", "position", "layer", "document", "token_id", "experts", "weights"]
+_COLUMNS = ["sequence", "position", "layer", "document", "token_id", "experts", "weights", "confidence"]
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,24 @@ class RecordedDecisions:
     ----------
     token_id, previous, position : numpy.ndarray
         int64 [N]: the token, the one before it in its document within the sequence (-1 for none), and its place there.
-    sequence : numpy.ndarray
-        int64 [N]: what is resampled.
+    sequence, place : numpy.ndarray
+        int64 [N]: which sequence, and the place in it.
     experts : numpy.ndarray
         int64 [N, k]; E where a slot is empty.
     weights : numpy.ndarray or None
         float32 [N, k]; None where they were not recorded.
+    confidence : numpy.ndarray or None
+        float32 [N]: the router's; None where logits were not recorded.
     """
 
     token_id: NDArray[np.int64]
     previous: NDArray[np.int64]
     position: NDArray[np.int64]
     sequence: NDArray[np.int64]
+    place: NDArray[np.int64]
     experts: NDArray[np.int64]
     weights: NDArray[np.float32] | None
+    confidence: NDArray[np.float32] | None
 
     def __len__(self) -> int:
         return len(self.token_id)
@@ -76,9 +80,15 @@ def read_decisions(traces: Sequence[Path], layer: int, width: int, top_k: int) -
     begun = np.maximum.accumulate(np.where(starts, np.arange(len(place)), 0))
     experts, weights = _slots(rows, width, top_k)
     return RecordedDecisions(
-        token_id, previous, np.arange(len(place)) - begun, sequence, experts[order],
-        None if weights is None else weights[order],
-    )  # fmt: skip
+        token_id=token_id,
+        previous=previous,
+        position=np.arange(len(place)) - begun,
+        sequence=sequence,
+        place=place,
+        experts=experts[order],
+        weights=None if weights is None else weights[order],
+        confidence=None if rows["confidence"].null_count else rows["confidence"].to_numpy()[order],
+    )
 
 
 def _slots(rows: pa.Table, width: int, top_k: int) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:

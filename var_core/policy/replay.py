@@ -1,0 +1,209 @@
+"""A policy's decisions on recorded routing, by the code that decides in a running model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from var_core.errors import VarError
+from var_core.policy.budget import Budget
+from var_core.policy.cache import ContextCache
+from var_core.policy.decide import Remembered, Step, choose_ways, give
+from var_core.policy.recorded import RecordedDecisions, read_decisions
+from var_core.policy.settings import PolicySettings
+from var_core.policy.tables import PolicyTables
+from var_core.policy.ways import Way
+from var_core.routing.batch import RouterLayout
+
+_SEQUENCES = 256
+"""Sequences that are replayed at once; decisions do not depend on it, but for a cache that sequences share."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One layer's decisions on S recorded sequences of at most T tokens.
+
+    Attributes
+    ----------
+    layer : int
+    sequence : numpy.ndarray
+        int64 [S]: numbers of the sequences.
+    way : numpy.ndarray
+        int8 [S, T]: a :class:`var_core.policy.ways.Way`; -1 where nothing was recorded.
+    experts, learned : numpy.ndarray
+        int64 [S, T, k]: what the policy gives, and what the router had decided.
+    """
+
+    layer: int
+    sequence: NDArray[np.int64]
+    way: NDArray[np.int8]
+    experts: NDArray[np.int64]
+    learned: NDArray[np.int64]
+
+
+def replay(
+    tables: PolicyTables, settings: PolicySettings, layout: RouterLayout, traces: Sequence[Path]
+) -> Iterator[Replayed]:
+    """Replay a split's trace, layer after layer and within a layer some sequences after others.
+
+    The policy is asked for every recorded decision as if the model were running. What the recording cannot know: a
+    policy's own decisions change the hidden states on which later layers' routers decide.
+
+    Parameters
+    ----------
+    tables : PolicyTables
+    settings : PolicySettings
+    layout : RouterLayout
+    traces : sequence of Path
+        Of a split, in order.
+
+    Raises
+    ------
+    VarError
+        If the cache or the budget needs the router's confidence, and logits were not recorded.
+    """
+    for layer, shape in enumerate(layout.layers):
+        recorded = read_decisions(traces, layer, shape.experts, shape.top_k)
+        if recorded.confidence is None and settings.cache is not None:
+            raise VarError(f"{traces[0].parent}: the trace has no confidence; a policy with a cache needs it")
+        numbers = np.unique(recorded.sequence)
+        shared: _Memory | None = None
+        for start in range(0, len(numbers), _SEQUENCES):
+            own = numbers[start : start + _SEQUENCES]
+            grid = _Grid.of(recorded, own)
+            if shared is None or not shared.kept:
+                shared = _Memory(settings, tables, len(own))
+            yield _replay(layer, shape.experts, tables, settings, layout, grid, shared)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Decisions as S rows of T places, of which some are empty."""
+
+    sequence: NDArray[np.int64]
+    counts: NDArray[np.bool_]
+    rows: NDArray[np.int64]
+    decisions: RecordedDecisions
+
+    @classmethod
+    def of(cls, recorded: RecordedDecisions, sequences: NDArray[np.int64]) -> "_Grid":
+        first, last = np.searchsorted(recorded.sequence, [sequences[0], sequences[-1] + 1])
+        row = np.searchsorted(sequences, recorded.sequence[first:last])
+        place = recorded.place[first:last]
+        counts = np.zeros((len(sequences), int(place.max()) + 1), np.bool_)
+        counts[row, place] = True
+        rows = np.zeros(counts.shape, np.int64)
+        rows[row, place] = np.arange(first, last)
+        return cls(sequences, counts, rows, recorded)
+
+    def of_tokens(self, values: NDArray[np.generic]) -> torch.Tensor:
+        """A value a decision, as [S * T, ...]; whatever in empty places."""
+        return torch.from_numpy(values[self.rows.ravel()])
+
+
+class _Memory:
+    """What is remembered while sequences go by."""
+
+    def __init__(self, settings: PolicySettings, tables: PolicyTables, sequences: int) -> None:
+        self.cache: ContextCache | None = None
+        self.remembered: Remembered | None = None
+        self.kept = settings.cache is not None and settings.cache.shared
+        if settings.cache is not None:
+            limits = settings.cache.limits
+            self.cache = ContextCache(limits, sequences, settings.cache.shared)
+            memories = 1 if settings.cache.shared else sequences
+            device = tables.experts.device
+            self.remembered = Remembered.nothing(memories, limits.capacity, tables.top_k, device)
+
+
+def _replay(
+    layer: int,
+    width: int,
+    tables: PolicyTables,
+    settings: PolicySettings,
+    layout: RouterLayout,
+    grid: _Grid,
+    memory: _Memory,
+) -> Replayed:
+    recorded, shape = grid.decisions, grid.counts.shape
+    ids, previous, position = (
+        grid.of_tokens(values) for values in (recorded.token_id, recorded.previous, recorded.position)
+    )
+    rows = tables.rows(ids, previous, position)
+    lookups = writers = None
+    if memory.cache is not None:
+        memory.cache.begin(len(grid.sequence))
+        starts = (position == 0).numpy().reshape(shape)
+        lookups = memory.cache.look_up(ids.numpy().reshape(shape), starts, grid.counts)
+        writers = memory.cache.writers
+    counts = torch.from_numpy(grid.counts.ravel())
+    step = Step.of(counts, tables.usable_row(rows), tables.any_row(rows), shape[0], lookups, writers)
+    known = torch.zeros(len(ids)) if recorded.confidence is None else grid.of_tokens(recorded.confidence)
+    threshold = 0.0 if settings.cache is None else settings.cache.confidence_threshold
+    budget = settings.budget
+    spent = None if budget is None else Budget(budget.max_learned_share, budget.window, len(layout), shape[0])
+    ways = choose_ways(layer, step, memory.remembered, threshold, lambda asked: known, None, spent)
+    learned = grid.of_tokens(recorded.experts)
+    given = give(layer, step, ways, tables, memory.remembered, learned, torch.zeros(learned.shape))
+    if memory.remembered is not None:
+        memory.remembered.update(step, given, known)
+    # An empty slot of a table is that of the whole layout.
+    experts = torch.where(given.experts >= width, width, given.experts)
+    return Replayed(
+        layer, grid.sequence, given.way.numpy().reshape(shape), experts.numpy().reshape(*shape, -1),
+        learned.numpy().reshape(*shape, -1),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SequenceSums:
+    """What replayed decisions come to, by sequence, layer and way.
+
+    Attributes
+    ----------
+    sequence : numpy.ndarray
+        int64 [S].
+    decisions : numpy.ndarray
+        int64 [S, L, 3], in the order of :class:`var_core.policy.ways.Way`.
+    set_agreement, recall_at_k : numpy.ndarray
+        float64 [S, L, 3]: summed agreement with the router.
+    """
+
+    sequence: NDArray[np.int64]
+    decisions: NDArray[np.int64]
+    set_agreement: NDArray[np.float64]
+    recall_at_k: NDArray[np.float64]
+
+
+def sum_by_sequence(replayed: Iterator[Replayed], layout: RouterLayout) -> SequenceSums:
+    """Add up the decisions of all layers.
+
+    Raises
+    ------
+    VarError
+        If layers were not recorded for the same sequences.
+    """
+    parts: list[list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = [[] for _ in range(len(layout))]
+    for each in replayed:
+        parts[each.layer].append((each.sequence, _sums(each, layout.layers[each.layer].experts)))
+    layers = [tuple(np.concatenate(columns) for columns in zip(*part, strict=True)) for part in parts]
+    sequence = layers[0][0]
+    if any(not np.array_equal(own, sequence) for own, _ in layers):
+        raise VarError("the trace has not the same sequences at all layers; capture it again")
+    sums = np.stack([values for _, values in layers], axis=1)
+    return SequenceSums(sequence, sums[..., 0].astype(np.int64), sums[..., 1], sums[..., 2])
+
+
+def _sums(replayed: Replayed, width: int) -> NDArray[np.float64]:
+    """Decisions, set agreement and recall by sequence and way, [S, 3, 3]."""
+    learned, given = replayed.learned, replayed.experts
+    same = (np.sort(learned, axis=2) == np.sort(given, axis=2)).all(axis=2)
+    filled = learned < width
+    found = (learned[..., :, None] == given[..., None, :]).any(axis=3) & filled
+    recall = found.sum(axis=2) / np.maximum(filled.sum(axis=2), 1)
+    of_way = replayed.way[:, :, None] == np.array([int(way) for way in Way])
+    values = np.stack([np.ones_like(recall), same, recall], axis=2)
+    return np.einsum("stw,stv->swv", of_way, values)
