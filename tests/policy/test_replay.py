@@ -7,15 +7,13 @@ import pytest
 import torch
 
 from moe_models import VOCABULARY
+from policy_traces import Everything, write_trace
 from var_core.errors import VarError
 from var_core.parquet import write_batches
 from var_core.policy.cache import CacheLimits
 from var_core.policy.replay import replay, sum_by_sequence
-from var_core.policy.runtime import Observer
 from var_core.policy.settings import BudgetSettings, CacheSettings, PolicySettings
 from var_core.policy.ways import Way
-from var_core.routing.batch import RoutedBatch
-from var_core.statistics.quantities import Quantities
 from var_core.traces.batch import trace_rows
 from var_core.traces.schema import TRACE
 
@@ -26,30 +24,6 @@ SETTINGS = {
     "budget": PolicySettings(cache=CACHE, budget=BudgetSettings(0.3, 10)),
     "shared": PolicySettings(cache=replace(CACHE, shared=True)),
 }
-
-
-class Everything(Observer):
-    """Has the router say what it thinks of every token, and keeps it with what was decided."""
-
-    def __init__(self):
-        self.records = []
-        self.decided = self.records.append
-
-    def asks(self, layer, tokens):
-        return tokens.counts.flatten()
-
-
-def write_trace(path, ids, document, records, width):
-    """What the router said, in a trace as capture writes it."""
-    layers = sorted({record.layer for record in records})
-    experts = torch.stack([torch.cat([r.learned_experts for r in records if r.layer == layer]) for layer in layers])
-    confidence = torch.stack([torch.cat([r.confidence for r in records if r.layer == layer]) for layer in layers])
-    finite = torch.ones(confidence.shape, dtype=torch.bool)
-    quantities = Quantities(confidence.double(), confidence.double(), confidence.double(), finite)
-    batch = RoutedBatch(None, experts, torch.full(experts.shape, 0.5))
-    rows = trace_rows(np.arange(len(ids)), ids.numpy(), document, "d", batch, quantities, width)
-    write_batches(path, TRACE, [rows], {})
-    return [path]
 
 
 @pytest.mark.parametrize("name", SETTINGS)

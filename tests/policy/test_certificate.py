@@ -1,0 +1,186 @@
+"""A certificate is verified from its files alone, and whatever is changed in them is found."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from policy_traces import Everything, write_trace
+from var_core.errors import VarError
+from var_core.files import digest_of, file_digest, read_json, write_json
+from var_core.policy.cache import CacheLimits
+from var_core.policy.certificate import CERTIFICATE, EVIDENCE, LOSSES, Losses, Terms, certify, verify
+from var_core.policy.settings import CacheSettings, PolicySettings
+from var_core.policy.store import RECORD, TABLES, Policy
+from var_core.policy.ways import Way
+
+SEQUENCES, LENGTH = 60, 20
+TERMS = Terms(0.9, LENGTH, (-0.5, 0.5))
+CACHED = PolicySettings(cache=CacheSettings(CacheLimits(2, 16, 100), 0.2))
+
+
+def make(subject, folder, wrong=False, terms=TERMS):
+    """A certified policy for a model of random weights, and the trace that it was certified on, in a folder."""
+    random = torch.Generator().manual_seed(0)
+    fit, ids = (torch.randint(12, (SEQUENCES, LENGTH), generator=random) for _ in range(2))
+    batch = subject.decisions(fit)
+    if wrong:
+        batch = replace(batch, experts=(batch.experts + 3) % subject.layout.experts)
+    tables = subject.table(fit, batch)
+    usable = tables.present & (torch.arange(tables.present.shape[1]) % 2 == 0)
+    tables, everything = replace(tables, usable=usable), Everything()
+    with subject.policy(replace(tables, usable=torch.zeros_like(usable)), observers=[everything]):
+        subject.logits(ids)
+    document = np.repeat(np.arange(SEQUENCES)[:, None], LENGTH, axis=1)
+    traces = write_trace(folder / "capture" / "t.parquet", ids, document, everything.records, subject.layout.experts)
+    Policy(tables, CACHED, subject.layout, {"predicate": "static"}, {"model": "m"}).save(folder / "policy")
+    differences = np.random.default_rng(0).normal(0.01, 0.02, SEQUENCES) * (LENGTH - 1)
+    plain = np.full(SEQUENCES, 4.0 * (LENGTH - 1))
+    losses = Losses(np.arange(SEQUENCES), np.full(SEQUENCES, LENGTH - 1), plain, plain + differences)
+    return certify(folder / "policy", traces, losses, terms), tables
+
+
+@pytest.fixture(scope="module")
+def certified(mixtral, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certified")
+    make(mixtral, folder)
+    return folder
+
+
+@pytest.fixture
+def copy(certified, tmp_path):
+    shutil.copytree(certified, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "policy"
+
+
+def promised(certificate):
+    return {(each["name"], each.get("layer")): each for each in certificate["promises"]}
+
+
+def test_it_promises_agreement_learned_share_and_loss(certified):
+    found = promised(read_json(certified / "policy" / CERTIFICATE))
+    assert set(found) == {("set_agreement", layer) for layer in range(3)} | {
+        ("learned_share", None), ("loss_increase", None),
+    }  # fmt: skip
+    for each in found.values():
+        above = each["direction"] == "at most"
+        assert each["bound"] > each["estimate"] if above else each["bound"] < each["estimate"]
+        assert each["sequences"] == SEQUENCES
+    assert found["learned_share", None]["bound"] < 1
+    assert 0.01 < found["loss_increase", None]["bound"] < 0.2
+
+
+def test_a_wrong_table_gets_no_promise_worth_having(mixtral, tmp_path, certified):
+    """Negative control."""
+    wrong = promised(make(mixtral, tmp_path, wrong=True)[0])
+    right = promised(read_json(certified / "policy" / CERTIFICATE))
+    for layer in range(3):
+        assert wrong["set_agreement", layer]["bound"] < 0.5 * right["set_agreement", layer]["bound"]
+
+
+def test_more_confidence_promises_less(mixtral, tmp_path, certified):
+    sure = promised(make(mixtral, tmp_path, terms=replace(TERMS, confidence=0.999))[0])
+    for key, each in promised(read_json(certified / "policy" / CERTIFICATE)).items():
+        assert (sure[key]["bound"] > each["bound"]) == (each["direction"] == "at most")
+
+
+def run(folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "var_core.policy", "verify", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_verifies_it(certified):
+    done = run(certified / "policy")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "verified" and "FAIL" not in done.stdout
+
+
+def test_the_command_names_the_line_that_fails(copy):
+    (copy / LOSSES).write_bytes(b"no losses")
+    done = run(copy)
+    assert done.returncode == 1
+    assert f"FAIL  {LOSSES}: {copy / LOSSES}: is not the file that was certified" in done.stdout.splitlines()
+    assert done.stdout.splitlines()[-1] == "not verified: 1 lines fail"
+
+
+FILES = (CERTIFICATE, EVIDENCE, LOSSES, RECORD, TABLES, "../capture/t.parquet")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_flipped_bits_are_found(copy, name):
+    path = copy / name
+    whole = path.read_bytes()
+    for place in np.random.default_rng(1).integers(len(whole), size=25).tolist():
+        broken = bytearray(whole)
+        broken[place] ^= 1 << (place % 7)
+        path.write_bytes(broken)
+        assert not all(check.passed for check in verify(copy)), place
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_files_are_found(copy, name):
+    (copy / name).unlink()
+    assert not all(check.passed for check in verify(copy))
+
+
+def signed(copy, change):
+    """Change a certificate and give it a digest that fits, as somebody would who wants to be believed."""
+    certificate = read_json(copy / CERTIFICATE)
+    certificate.pop("digest")
+    change(certificate)
+    write_json(copy / CERTIFICATE, certificate | {"digest": digest_of(certificate)})
+
+
+@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("key", ["bound", "estimate"])
+def test_a_number_that_was_improved_and_signed_again_is_found(copy, which, key):
+    def improve(certificate):
+        certificate["promises"][which][key] += 1e-6
+
+    signed(copy, improve)
+    failed = [check.line for check in verify(copy) if not check.passed]
+    assert (
+        len(failed) == 1
+        and json.loads(json.dumps(read_json(copy / CERTIFICATE)["promises"][which]))["name"] in failed[0]
+    )
+
+
+def test_evidence_that_was_improved_and_signed_again_is_found(copy):
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(copy / EVIDENCE)
+    place = table.column_names.index("set_agreement")
+    fast = pc.equal(table["way"], int(Way.FAST))
+    better = pc.if_else(fast, table["decisions"].cast("double"), table["set_agreement"])
+    pq.write_table(table.set_column(place, "set_agreement", better), copy / EVIDENCE)
+
+    def sign(certificate):
+        certificate["files"][EVIDENCE]["digest"] = file_digest(copy / EVIDENCE)
+
+    signed(copy, sign)
+    failed = [check for check in verify(copy) if not check.passed]
+    assert [check.line for check in failed] == ["replay"] and "set_agreement" in failed[0].said
+
+
+def test_losses_of_other_sequences_are_refused(mixtral, tmp_path, certified):
+    shutil.copytree(certified, tmp_path, dirs_exist_ok=True)
+    losses = Losses.load(tmp_path / "policy")
+    with pytest.raises(VarError, match="not of the sequences of the trace"):
+        certify(
+            tmp_path / "policy",
+            [tmp_path / "capture" / "t.parquet"],
+            replace(losses, sequence=losses.sequence + 1),
+            TERMS,
+        )
+
+
+def test_terms_are_checked():
+    with pytest.raises(VarError, match=r"policy\.certificate\.confidence is 1"):
+        Terms(confidence=1.0)
