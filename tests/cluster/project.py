@@ -1,5 +1,6 @@
 """A copy of the project with a small configuration, and Snakemake on it."""
 
+import copy
 import hashlib
 import os
 import shutil
@@ -11,47 +12,22 @@ from typing import NamedTuple
 
 import yaml
 
+import workflow_runs.project
 from cluster.slurm import Slurm, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 AUDIT = Path(__file__).parent / "audit"
-SMALL = {
-    "runs": [{"model": "tiny", "corpus": "topics"}],
-    "models": {
-        "tiny": {
-            "source": "demo",
-            "corpus": "topics",
-            "vocabulary": 512,
-            "layers": 2,
-            "hidden": 32,
-            "intermediate": 48,
-            "heads": 2,
-            "experts": 4,
-            "sequence_length": 64,
-            "max_position": 64,
-            "steps": 30,
-            "evaluate_tokens": 5000,
-        }
-    },
-    "corpora": {
-        "topics": {
-            "source": "python-stdlib",
-            "domains": ["reference", "docstrings"],
-            "splits": {"train": 0.4, "capture": 0.3, "heldout": 0.3},
-            "max_tokens": {"capture": 160_000, "heldout": 5_000},
-        }
-    },
-    "sequences": {"length": 64},
-    # One short sequence a batch, so that a capture takes long enough to have something happen to it.
-    "capture": {
-        "shards": {"capture": 2, "heldout": 1},
-        # Two a shard: large enough to have checkpoints, and one to be shared where two jobs are at it.
-        "micro_shards": {"capture": 4, "heldout": 1},
-        "batch_sequences": 1,
-        "checkpoint_tokens": 8_000,
-        "lock_stale_s": 10,
-        "lock_wait_s": 60,
-    },
+SMALL = copy.deepcopy(workflow_runs.project.SMALL)
+SMALL["corpora"]["topics"]["max_tokens"] = {"capture": 160_000, "heldout": 5_000}
+# One short sequence a batch, so that a capture takes long enough to have something happen to it.
+SMALL["capture"] = {
+    "shards": {"capture": 2, "heldout": 1},
+    # Two a shard: large enough to have checkpoints, and one to be shared where two jobs are at it.
+    "micro_shards": {"capture": 4, "heldout": 1},
+    "batch_sequences": 1,
+    "checkpoint_tokens": 8_000,
+    "lock_stale_s": 10,
+    "lock_wait_s": 60,
 }
 PATIENCE = {
     "VAR_SLURM_QUERY_S": "1",
