@@ -41,7 +41,7 @@ test-all: setup
 
 test-cluster: setup
 	rm -f results/cluster/faults-*.json
-	$(BIN)/python -m pytest -m cluster -rs -n 2 --dist loadfile tests/cluster
+	$(BIN)/python -m pytest -m cluster -rs -n 3 tests/cluster
 
 bench: .venv/bench
 	$(BIN)/python -m var_core.benchmarks all

@@ -57,7 +57,8 @@ def capture(shard, model, folder, config=CONFIG, trace=True, model_config=None, 
 def unfinished(folder):
     """What is left of captures but for the files of micro-shards, which are kept."""
     state = folder / ".state"
-    return [path for path in state.iterdir() if path.suffix != ".parquet"] if state.exists() else []
+    left = [*state.glob("*"), *state.glob("locks/*")]
+    return [path for path in left if path.suffix != ".parquet" and path.name != "locks"]
 
 
 def contents(outputs):

@@ -95,11 +95,13 @@ class Queue:
 
     def _ask(self) -> None:
         now = time.time()
-        if now - self.asked > 10 * (QUERY_S + TIMEOUT_S):
+        if now - self.asked > PATIENCE_S:
             # Nobody asked for long, as between two runs: nothing is known about that time.
             self.silent_since, self.missing = None, {}
         try:
             self.jobs, self.silent_since = ask_queue(), None
+            # One that was seen again was not lost: an answer from before it was submitted did not know it yet.
+            self.missing = {number: since for number, since in self.missing.items() if number not in self.jobs}
         except OutOfReachError:
             self.silent_since = self.silent_since or now
         self.asked = time.time()

@@ -1,10 +1,22 @@
 """What is captured once is kept: jobs find, share and put together micro-shards."""
 
+import time
+
 import pytest
 
 from capture_processes import CaptureProcesses
-from captures import LENGTH, assert_same_up_to_rounding, capture, contents, interrupted_at, unfinished, write_shard
+from captures import (
+    CONFIG,
+    LENGTH,
+    assert_same_up_to_rounding,
+    capture,
+    contents,
+    interrupted_at,
+    unfinished,
+    write_shard,
+)
 from var_core.capture import job
+from var_core.capture.lock import ShardLock
 from var_core.capture.micro_shard import MicroShardCapture
 from var_core.capture.outputs import CaptureOutputs
 from var_core.errors import VarError
@@ -118,11 +130,32 @@ def test_files_that_a_lost_job_has_finished_are_left_alone(tmp_path, shard, mode
 
 def test_what_was_kept_under_other_settings_is_removed_when_the_shard_is_whole(tmp_path, shard, model):
     outputs = capture(shard, model, tmp_path / "out")
-    before = set(outputs.state.iterdir())
+    before = set(outputs.state.glob("*.parquet"))
     other = job.CaptureConfig(batch_sequences=4)
     capture(shard, model, tmp_path / "out", other)
-    after = set(outputs.state.iterdir())
+    after = set(outputs.state.glob("*.parquet"))
     assert len(before) == len(after) == MICRO_SHARDS * len(outputs.kinds) and not before & after
+
+
+def test_what_was_kept_of_another_number_of_micro_shards_is_removed_too(tmp_path, shard, model):
+    outputs = capture(shard, model, tmp_path / "out")
+    halves = write_shard(tmp_path / "halves" / shard.name, 40, micro_shards=MICRO_SHARDS // 2)
+    capture(halves, model, tmp_path / "out")
+    kept = {path.name.split("-")[1] for path in outputs.state.glob("*.parquet")}
+    assert kept == {"0000000040", "0000000060"}
+    assert len(list(outputs.state.glob("*.parquet"))) == 2 * len(outputs.kinds)
+
+
+def test_a_job_that_waits_for_another_ends_when_its_time_is_up(tmp_path, shard, model):
+    whole = capture(shard, model, tmp_path / "out")
+    (lost,) = whole.state.glob("heldout-0000000060-*.trace.parquet")
+    lost.unlink()
+    stem = lost.name.removesuffix(".trace.parquet")
+    patient = CONFIG.model_copy(update={"lock_wait_s": 60, "deadline_margin_s": 0})
+    started = time.monotonic()
+    with ShardLock(whole.state / "locks" / f"{stem}.lock", 120, 0), pytest.raises(VarError, match="time is nearly up"):
+        capture(shard, model, tmp_path / "out", patient, seconds=2)
+    assert time.monotonic() - started < 20
 
 
 def test_micro_shards_of_different_plans_are_not_put_together(tmp_path, shard, model):

@@ -15,7 +15,8 @@ INTRODUCTION = """# Faults on a cluster, and what recovers
 
 Generated from the record of a run of `make test-cluster` (`make docs` writes it anew). Each was done to the workflow on
 a real Slurm ({slurm}, {system}; memory limits by {memory_limit}) while shards were being captured and checkpoints had
-been written. Passed means: Snakemake came to its end, or was started again as the [how-to](../how-to/cluster.md) says;
+been written, but for those that concern the start of jobs (memory limit, a partition that does not exist). Passed
+means: Snakemake came to its end, or was started again as the [how-to](../how-to/cluster.md) says;
 statistics and shards are equal byte for byte to those of the undisturbed run; no file was written by two jobs in turn;
 and the words in the second column were there to see. Times are from the start of Snakemake to that, with the profile's
 waits shortened (`tests/cluster/project.py`); each test has a limit, and would have failed had anything waited for ever.

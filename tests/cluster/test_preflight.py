@@ -61,7 +61,14 @@ def test_a_job_that_does_not_start_in_time_is_withdrawn(preflight, cluster):
     """All of the nodes is taken, so that the test job waits; waiting is no fault."""
     nodes = cluster.run("sinfo", "--noheader", "--partition=cpu", "--format=%D").strip()
     blocker = cluster.run(
-        "sbatch", "--parsable", f"--nodes={nodes}", "--partition=cpu", "--exclusive", "--wrap", "sleep 60"
+        "sbatch",
+        "--parsable",
+        f"--nodes={nodes}",
+        "--partition=cpu",
+        "--exclusive",
+        "--output=/dev/null",
+        "--wrap",
+        "sleep 60",
     )
     try:
         _, checks, _ = preflight("--wait", "8", profile=PROFILE)

@@ -14,6 +14,7 @@ from cluster.slurm import wait_until
 SCRIPTS = ROOT / "profiles/slurm"
 sys.path.insert(0, str(SCRIPTS))
 try:
+    import client
     import submit
     from client import Job, Queue
 
@@ -147,6 +148,19 @@ def test_a_job_that_left_nothing_is_lost_after_a_while(tmp_path, monkeypatch):
     assert status.unknown("7", queue) == "running"
     queue.missing["7"] -= status.MISSING_S + 1
     assert status.unknown("7", queue) == "failed"
+
+
+def test_a_job_that_was_seen_again_is_not_lost(tmp_path, monkeypatch):
+    """The first answer may be from before it was submitted; hours later one that has forgotten it counts anew."""
+    monkeypatch.chdir(tmp_path)
+    queue = Queue()
+    assert status.unknown("7", queue) == "running"
+    queue.missing["7"] -= status.MISSING_S + 1
+    monkeypatch.setattr(client, "ask_queue", lambda: {"7": Job("RUNNING", "None", "name")})
+    queue._ask()
+    monkeypatch.setattr(client, "ask_queue", dict)
+    queue._ask()
+    assert "7" not in queue.jobs and status.unknown("7", queue) == "running"
 
 
 @pytest.mark.parametrize("profile", ["slurm", "slurm-plugin"])

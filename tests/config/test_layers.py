@@ -47,3 +47,11 @@ def test_a_fault_names_the_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(VarError, match=r"base\.yaml, .*one\.yaml: captur: unknown key"):
         load_layers(write(tmp_path, base=BASE, one={"captur": {}}))
+
+
+def test_a_module_s_configuration_stands_under_a_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outer = write(tmp_path, outer={"mine": 1, "routing": BASE})
+    assert load_layers(outer, "routing").runs[0].model == BASE["runs"][0]["model"]
+    with pytest.raises(VarError, match=r"--key: .*outer\.yaml: there is no key rooting"):
+        load_layers(outer, "rooting")

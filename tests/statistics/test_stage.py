@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from statistics_routed import random_decisions
+from var_core.benchmarks.equality import FLOAT64, check_same_statistics
 from var_core.errors import VarError
 from var_core.parquet import read_provenance, write_table
 from var_core.routing.batch import RouterLayout
+from var_core.statistics import stage
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.statistics.stage import merge_shards
 from var_core.statistics.tables import SCHEMAS
@@ -59,3 +61,17 @@ def test_a_file_that_was_not_written_here_is_refused(tmp_path):
     pq.write_table(pq.read_table(shards[1]["layer_stats"]).replace_schema_metadata(), shards[1]["layer_stats"])
     with pytest.raises(VarError, match=r"capture-00001\.layer_stats\.parquet: carries no provenance record"):
         merge_shards(shards, tmp_path / "out", "code")
+
+
+def test_many_files_are_merged_group_by_group(tmp_path, monkeypatch):
+    shards = [write_shard(tmp_path, shard, shards=11) for shard in range(11)]
+    merge_shards(shards, tmp_path / "at_once", "code")
+    monkeypatch.setattr(stage, "AT_ONCE", 3)
+    (tmp_path / "in_groups" / ".merging-of-a-killed-job").mkdir(parents=True)
+    merge_shards(shards, tmp_path / "in_groups", "code")
+    assert sorted(path.name for path in (tmp_path / "in_groups").iterdir()) == sorted(f"{k}.parquet" for k in SCHEMAS)
+    for kind in SCHEMAS:
+        one, other = (pq.read_table(tmp_path / way / f"{kind}.parquet") for way in ("at_once", "in_groups"))
+        check_same_statistics({kind: one}, {kind: other}, "in groups", FLOAT64)
+        provenance = [read_provenance(tmp_path / way / f"{kind}.parquet") for way in ("at_once", "in_groups")]
+        assert provenance[0] == provenance[1]

@@ -42,7 +42,7 @@ def many(results) -> Path:
     """Results of a run under way on other machines: files as captures leave them, with nothing in most."""
     folder = results / "mine" / "text" / "capture"
     logs = results / "logs" / "capture_shard" / "mine" / "text"
-    (folder / ".state").mkdir(parents=True)
+    (folder / ".state" / "locks").mkdir(parents=True)
     splits = {"capture": {"shards": [{"micro_shards": [{"first": 10 * shard}]} for shard in range(SHARDS)]}}
     (results / "mine" / "text" / "corpus" / "manifest.json").write_text(json.dumps({"splits": splits}))
     logs.mkdir(parents=True)
@@ -55,7 +55,7 @@ def many(results) -> Path:
     for shard in (*RUNNING, *KILLED):
         elsewhere = replace(Owner.this_process(), place="elsewhere", host="n1", job="77")
         stem = f"capture-{10 * shard:010d}-{shard:016x}"
-        lock = folder / ".state" / f"{stem}.lock-2"
+        lock = folder / ".state" / "locks" / f"{stem}.lock-2"
         lock.write_text(json.dumps(asdict(elsewhere)))
         if shard in KILLED:
             os.utime(lock, (time.time() - 1000,) * 2)
@@ -183,10 +183,17 @@ def test_recorded_routing_has_no_shards_to_capture(results, config):
 
 
 def test_a_lock_that_names_nobody_counts_as_alive_until_it_is_old(results, config):
-    state = results / "mine" / "text" / "capture" / ".state"
-    state.mkdir(parents=True)
-    lock = state / "capture-0000000010-0123456789abcdef.lock-1"
+    locks = results / "mine" / "text" / "capture" / ".state" / "locks"
+    locks.mkdir(parents=True)
+    lock = locks / "capture-0000000010-0123456789abcdef.lock-1"
     lock.touch()
     assert read_status(results, config).runs[0].capture.shards[1].state == "running"
     os.utime(lock, (time.time() - 1000,) * 2)
     assert read_status(results, config).runs[0].capture.shards[1].state == "waiting"
+
+
+def test_a_shard_that_is_being_put_together_is_running(results, config):
+    locks = results / "mine" / "text" / "capture" / ".state" / "locks"
+    locks.mkdir(parents=True)
+    (locks / "capture-00001.lock-1").write_text(json.dumps(asdict(Owner.this_process())))
+    assert [shard.state for shard in read_status(results, config).runs[0].capture.shards[:2]] == ["waiting", "running"]

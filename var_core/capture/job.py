@@ -1,13 +1,15 @@
 """Capturing one shard: the micro-shards that are not there yet, one after another, then the shard's files."""
 
+import functools
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 from var_core.capture.lock import HeldLockError, ShardLock
 from var_core.capture.memory import out_of_memory_in_one_line
 from var_core.capture.micro_shard import MicroShardCapture, check_nonfinite, nonfinite_of
-from var_core.capture.outputs import CaptureOutputs, MicroShardOutputs, assemble
+from var_core.capture.outputs import CaptureOutputs, MicroShardOutputs, assemble, kept_under_other_plans
 from var_core.capture.plan import micro_shard_digest
 from var_core.capture.stopping import StopRequest
 from var_core.capture.subject import Subject
@@ -94,6 +96,7 @@ class _Job:
         self._model = (model_record, model_config)
         self._code = code
         self._subject: Subject | None = None
+        self._nonfinite_of: dict[str, list[int]] = {}
         split, record = tokens.provenance["split"], read_record(model_record)
         self._micro_shards: list[tuple[MicroShard, MicroShardOutputs]] = []
         for each in tokens.micro_shards:
@@ -106,6 +109,9 @@ class _Job:
         title = f"capture {provenance['run']} {provenance['split']} {provenance['shard']}"
         missing = [item for item in self._micro_shards if not item[1].are_whole()]
         _LOGGER.info("%d of %d micro-shards to capture", len(missing), len(self._micro_shards))
+        for other in self._others() if missing else ():
+            if other.is_dir():
+                _LOGGER.warning("%s: a checkpoint of another plan; not used, removed when the shard is whole", other)
         left = sum(self._tokens_in(each) for each, _ in missing)
         with Progress(self._tokens.tokens, "token", title, self._tokens.tokens - left) as bar:
             held = []
@@ -116,6 +122,7 @@ class _Job:
                     _LOGGER.info("%s (it comes last)", error)
                     held.append(item)
             for item in held:
+                stop.check(bar.done, bar.total, bar.description)
                 self._capture_one(*item, bar, stop, wait_s=self._config.lock_wait_s)
 
     def assemble(self, shards: int) -> None:
@@ -135,15 +142,26 @@ class _Job:
             if not _were_made_from(self._outputs, provenance):
                 assemble(self._outputs, [each for _, each in self._micro_shards], provenance, lock.check)
             lock.check()
-            for _, each in self._micro_shards:
-                each.remove_others()
+            for other in self._others():
+                if other.is_dir():
+                    shutil.rmtree(other, ignore_errors=True)
+                else:
+                    other.unlink(missing_ok=True)
+
+    def _others(self) -> list[Path]:
+        """What is kept of these sequences under other plans; one look at the folder for all of them."""
+        (first, outputs), (last, _) = self._micro_shards[0], self._micro_shards[-1]
+        sequences = range(first.first, last.first + last.stop - last.start)
+        own = {each.stem for _, each in self._micro_shards}
+        return kept_under_other_plans(outputs.folder, self._tokens.provenance["split"], sequences, own)
 
     def _capture_one(
         self, micro_shard: MicroShard, outputs: MicroShardOutputs, bar: Progress, stop: StopRequest, wait_s: float
     ) -> None:
         """Capture a micro-shard, unless another process has done so by the time this one may."""
         # Before the model is loaded, so that a process that has to wait holds no memory meanwhile.
-        with ShardLock(outputs.lock, self._config.lock_stale_s, wait_s) as lock:
+        look = functools.partial(stop.check, bar.done, bar.total, bar.description)
+        with ShardLock(outputs.lock, self._config.lock_stale_s, wait_s, look) as lock:
             if outputs.are_whole():
                 bar.found_done(self._tokens_in(micro_shard))
                 return
@@ -157,9 +175,11 @@ class _Job:
                 capture.run(bar, stop)
 
     def _nonfinite(self) -> list[int]:
-        """Decisions that are not finite in the micro-shards that are whole, by layer."""
-        counts = [nonfinite_of(each) for _, each in self._micro_shards if each.are_whole()]
-        return [sum(column) for column in zip(*counts, strict=True)]
+        """Decisions that are not finite in the micro-shards that are whole, by layer; each is read once."""
+        for _, each in self._micro_shards:
+            if each.stem not in self._nonfinite_of and each.are_whole():
+                self._nonfinite_of[each.stem] = nonfinite_of(each)
+        return [sum(column) for column in zip(*self._nonfinite_of.values(), strict=True)]
 
     def _check_together(self, records: list[dict[str, Any]]) -> None:
         """Check what micro-shards, captured at different times, are only together."""

@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,9 @@ from var_core.files import disk_full_in_one_line
 
 _LOGGER = logging.getLogger(__name__)
 _BEATS = 8
+LOCKS = "locks"
+"""Folder of the locks under a capture's state: it is listed at every look at a lock, and holds those of living jobs
+only, while beside it lie the files of all micro-shards."""
 """Heartbeats in the time after which a lock without one is stale: some may be late, or lost on the network."""
 _POLL_SECONDS = 1.0
 
@@ -87,6 +90,8 @@ class ShardLock:
         is gone is known to be dead at once.
     wait_s : float
         Seconds to wait for a living owner.
+    look : callable, optional
+        Called while waiting; what it raises ends that.
 
     Raises
     ------
@@ -94,8 +99,8 @@ class ShardLock:
         On entering, if another process holds the lock for longer than `wait_s`; the line names it.
     """
 
-    def __init__(self, path: Path, stale_s: float, wait_s: float) -> None:
-        self._path, self._stale, self._wait = path, stale_s, wait_s
+    def __init__(self, path: Path, stale_s: float, wait_s: float, look: Callable[[], None] = lambda: None) -> None:
+        self._path, self._stale, self._wait, self._look = path, stale_s, wait_s, look
         self._me = Owner.this_process()
         self._file = path
         self._ended = threading.Event()
@@ -113,6 +118,7 @@ class ShardLock:
             if not told:
                 _LOGGER.info("%s: waiting for %s, which captures this shard", self._path, holder)
                 told = True
+            self._look()
             # Not all at the same moment, or two that gave way to each other would do so again.
             time.sleep(min(_POLL_SECONDS, self._stale / _BEATS) * random.uniform(0.5, 1.0))
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()

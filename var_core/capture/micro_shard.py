@@ -11,7 +11,7 @@ from var_core.capture.counting import Counting
 from var_core.capture.lock import ShardLock
 from var_core.capture.memory import SpoiltStateError
 from var_core.capture.outputs import MicroShardOutputs, Parts
-from var_core.capture.stopping import StoppedError, StopRequest
+from var_core.capture.stopping import StopRequest
 from var_core.capture.subject import Subject
 from var_core.config.capture import CaptureConfig
 from var_core.corpus.shards import MicroShard, TokenShard
@@ -72,9 +72,6 @@ class MicroShardCapture:
             another process has taken the micro-shard over.
         """
         self._outputs.remove_asides()
-        for other in self._outputs.others():
-            if other.is_dir():
-                _LOGGER.warning("%s: a checkpoint of another plan; not used, removed when the shard is whole", other)
         parts = None
         while parts is None:
             done = bar.done
@@ -104,11 +101,9 @@ class MicroShardCapture:
                 unsaved = 0
 
         def stop_if_asked() -> None:
-            if reason := stop.reason():
+            if stop.reason():
                 save()
-                raise StoppedError(
-                    f"stopped at {bar.done} of {bar.total} tokens: {reason}; run again to continue ({bar.description})"
-                )
+                stop.check(bar.done, bar.total, bar.description)
 
         with Recorder(self._subject.sites) as recorder:
             for batch in self._batches[progress.batches :]:

@@ -1,7 +1,7 @@
 """The parts that a capture job leaves on the way, and the final files it puts together from them."""
 
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from var_core.capture.checkpoint import CheckpointFolder, Progress
+from var_core.capture.lock import LOCKS
 from var_core.files import file_digest, remove_asides
 from var_core.parquet import opened, write_batches, write_table
 from var_core.statistics.streaming import write_layers, write_merged
@@ -20,6 +21,7 @@ _FLUSH_ROWS = 1 << 20
 """Trace rows that are kept in memory before they go to disk, also between two checkpoints."""
 _ROW_GROUP = 1 << 17
 """Rows of a trace's row groups."""
+_KEPT = re.compile(r"(?P<stem>.+-(?P<first>\d{10})-[0-9a-f]{16})(\..+)?")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class CaptureOutputs:
     @property
     def lock(self) -> Path:
         """The lock that says who writes the shard's files; under whatever plan, since the files are the same."""
-        return self.state / f"{self.stem}.lock"
+        return self.state / LOCKS / f"{self.stem}.lock"
 
     def remove_asides(self) -> None:
         """Remove what a killed job left of the files; only under the lock."""
@@ -74,24 +76,32 @@ class MicroShardOutputs(CaptureOutputs):
     @property
     def lock(self) -> Path:
         """The lock that says who captures it."""
-        return self.folder / f"{self.stem}.lock"
+        return self.folder / LOCKS / f"{self.stem}.lock"
 
     def are_whole(self) -> bool:
         """Whether all files are there; each is written aside and renamed."""
         return all(path.is_file() for path in self.paths)
 
-    def remove_others(self) -> None:
-        """Remove what is kept of the same sequences under other plans."""
-        for path in self.others():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
 
-    def others(self) -> list[Path]:
-        """What is kept of the same sequences under other plans: files and folders of checkpoints."""
-        same, _, _ = self.stem.rpartition("-")
-        return sorted(path for path in self.folder.glob(f"{same}-*") if not path.name.startswith(self.stem))
+def kept_under_other_plans(state: Path, split: str, sequences: range, own: Collection[str]) -> list[Path]:
+    """What is kept of a shard's sequences but is not of its micro-shards: files, and folders of checkpoints.
+
+    Parameters
+    ----------
+    state : Path
+        Folder of the micro-shards' files.
+    split : str
+    sequences : range
+        Numbers of the shard's sequences.
+    own : collection of str
+        Stems of its micro-shards.
+    """
+    found = []
+    for path in state.glob(f"{split}-*"):
+        kept = _KEPT.fullmatch(path.name)
+        if kept and int(kept["first"]) in sequences and kept["stem"] not in own:
+            found.append(path)
+    return sorted(found)
 
 
 class Parts:

@@ -64,5 +64,16 @@ class StopRequest:
             return "the job's time is nearly up"
         return None
 
+    def check(self, done: int, total: int, what: str) -> None:
+        """End the job if that is wanted.
+
+        Raises
+        ------
+        StoppedError
+            Saying how far `what` is.
+        """
+        if reason := self.reason():
+            raise StoppedError(f"stopped at {done} of {total} tokens: {reason}; run again to continue ({what})")
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = signal.Signals(number)

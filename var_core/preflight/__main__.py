@@ -23,12 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--configfile", type=Path, nargs="+", action="extend", default=[], help="the same as snakemake is given"
     )
+    parser.add_argument("--key", help="where in these files the configuration stands, for a module of another workflow")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that results will be in")
     parser.add_argument("--wait", type=float, default=120.0, metavar="S", help="seconds that the test job may take")
     options = parser.parse_args(arguments)
     outcomes = []
     try:
-        config, profile = load_layers(options.configfile), read_profile(options.profile)
+        config, profile = load_layers(options.configfile, options.key), read_profile(options.profile)
         for check in _checks(config, profile, options.results, options.wait):
             print(check, flush=True)
             outcomes.append(check.outcome)

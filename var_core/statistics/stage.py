@@ -1,5 +1,7 @@
 """The statistics stage: all shards of a split become one set of tables."""
 
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,18 @@ from var_core.progress import Progress
 from var_core.statistics.streaming import write_merged
 from var_core.statistics.tables import SCHEMAS
 
+AT_ONCE = 128
+"""Files that are merged in one go. What has to be known of each, where its rows are, takes half a megabyte."""
+
+_SCRATCH = ".merging-"
+
 
 def merge_shards(shards: Sequence[dict[str, Path]], output: Path, code: str) -> None:
     """Merge the statistics of all shards of a split, one domain and layer after another.
 
     The order is that of the shards' numbers, whatever order they are given in, so the result does not depend on
-    which job finished first. The rows of one domain and layer are in memory at a time.
+    which job finished first. The rows of one domain and layer are in memory at a time, and so much of at most
+    :data:`AT_ONCE` files: more than that are merged group by group first, in files beside the output.
 
     Parameters
     ----------
@@ -37,10 +45,25 @@ def merge_shards(shards: Sequence[dict[str, Path]], output: Path, code: str) -> 
         for kind in SCHEMAS:
             if read_provenance(files[kind])["plan"] != record["plan"]:
                 raise _other_plan(files[kind])
+    for stale in output.glob(f"{_SCRATCH}*"):  # of a job that was killed; this one is alone here
+        shutil.rmtree(stale, ignore_errors=True)
     with Progress(len(SCHEMAS), "table", f"merge {provenance['run']} {provenance['split']}") as progress:
         for kind in SCHEMAS:
-            write_merged(kind, [files[kind] for files, _ in ordered], output / f"{kind}.parquet", provenance)
+            _merge(kind, [files[kind] for files, _ in ordered], output / f"{kind}.parquet", provenance)
             progress.advance(1)
+
+
+def _merge(kind: str, paths: Sequence[Path], output: Path, provenance: dict[str, Any]) -> None:
+    if len(paths) <= AT_ONCE:
+        write_merged(kind, paths, output, provenance)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=output.parent) as scratch:
+        groups = []
+        for start in range(0, len(paths), AT_ONCE):
+            groups.append(Path(scratch, f"{start:08d}.parquet"))
+            write_merged(kind, paths[start : start + AT_ONCE], groups[-1], provenance)
+        _merge(kind, groups, output, provenance)
 
 
 def _other_plan(path: Path) -> VarError:

@@ -19,11 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--configfile", type=Path, nargs="+", action="extend", default=[], help="the same as snakemake was given"
     )
+    parser.add_argument("--key", help="where in these files the configuration stands, for a module of another workflow")
     parser.add_argument("--json", action="store_true", help="print JSON with every shard instead of a table")
     parser.add_argument("--list", type=int, default=20, metavar="N", help="shards that a list names at most")
     options = parser.parse_args(arguments)
     try:
-        status = read_status(options.results, load_layers(options.configfile))
+        status = read_status(options.results, load_layers(options.configfile, options.key))
     except VarError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,7 +1,7 @@
 """The state of every shard of a run's capture, with few operations on the file system.
 
-One listing each of the folder of final files, of the state beside it, and of the logs; then one or two files for each
-shard that is neither done nor waiting.
+One listing each of the folder of final files, of the state beside it and its locks, and of the logs; then one or two
+files for each shard that is neither done nor waiting.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from var_core.capture.lock import Owner
+from var_core.capture.lock import LOCKS, Owner
 from var_core.config.capture import CaptureConfig
 from var_core.statistics.tables import SCHEMAS
 from var_core.status.logs import LogEnd, Work, read_end
@@ -24,6 +24,8 @@ STATES: tuple[State, ...] = ("done", "running", "failed", "resumable", "waiting"
 _OF_MICRO_SHARD = re.compile(
     r"(?P<split>.+)-(?P<first>\d{10})-[0-9a-f]{16}(?:\.lock-(?P<lock>\d+)|\.(?P<kind>\w+)\.parquet)?"
 )
+_LOCK_OF_SHARD = re.compile(r"(?P<split>.+)-(?P<shard>\d{5})\.lock-\d+")
+"""Held while the shard's files are put together."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,15 @@ def _left_behind(state: Path, manifest: Path) -> Mapping[tuple[str, int], _Left]
         return {}
     shard_of = _shards_of_micro_shards(manifest)
     left: dict[tuple[str, int], _Left] = defaultdict(_Left)
-    for name in names:
+    for name in [*names, *_names(state / LOCKS)]:
+        if whole := _LOCK_OF_SHARD.fullmatch(name):
+            left[whole["split"], int(whole["shard"])].locks.append(state / LOCKS / name)
         found = _OF_MICRO_SHARD.fullmatch(name)
         key = found and shard_of.get((found["split"], int(found["first"])))
         if not found or key is None:
             continue
         if found["lock"]:
-            left[key].locks.append(state / name)
+            left[key].locks.append(state / LOCKS / name)
         elif found["kind"]:
             left[key].files += 1
         else:
