@@ -17,7 +17,7 @@ from var_core.files import digest_of, file_digest, read_json, write_json
 from var_core.policy.cache import CacheLimits
 from var_core.policy.certificate import CERTIFICATE, EVIDENCE, LOSSES, Losses, Terms, certify, verify
 from var_core.policy.settings import CacheSettings, PolicySettings
-from var_core.policy.store import RECORD, TABLES, Policy
+from var_core.policy.store import RECORD, TABLES, Policy, load_policy
 from var_core.policy.ways import Way
 
 SEQUENCES, LENGTH = 60, 20
@@ -65,15 +65,15 @@ def promised(certificate):
 
 def test_it_promises_agreement_learned_share_and_loss(certified):
     found = promised(read_json(certified / "policy" / CERTIFICATE))
-    assert set(found) == {("set_agreement", layer) for layer in range(3)} | {
-        ("learned_share", None), ("loss_increase", None),
+    assert set(found) == {("set_agreement_on_plain_states", layer) for layer in range(3)} | {
+        ("learned_share", None), ("clipped_loss_increase", None),
     }  # fmt: skip
     for each in found.values():
         above = each["direction"] == "at most"
         assert each["bound"] > each["estimate"] if above else each["bound"] < each["estimate"]
         assert each["sequences"] == SEQUENCES
     assert found["learned_share", None]["bound"] < 1
-    assert 0.01 < found["loss_increase", None]["bound"] < 0.2
+    assert 0.01 < found["clipped_loss_increase", None]["bound"] < 0.2
 
 
 def test_a_wrong_table_gets_no_promise_worth_having(mixtral, tmp_path, certified):
@@ -81,7 +81,10 @@ def test_a_wrong_table_gets_no_promise_worth_having(mixtral, tmp_path, certified
     wrong = promised(make(mixtral, tmp_path, wrong=True)[0])
     right = promised(read_json(certified / "policy" / CERTIFICATE))
     for layer in range(3):
-        assert wrong["set_agreement", layer]["bound"] < 0.5 * right["set_agreement", layer]["bound"]
+        assert (
+            wrong["set_agreement_on_plain_states", layer]["bound"]
+            < 0.5 * right["set_agreement_on_plain_states", layer]["bound"]
+        )
 
 
 def test_more_confidence_promises_less(mixtral, tmp_path, certified):
@@ -179,6 +182,38 @@ def test_losses_of_other_sequences_are_refused(mixtral, tmp_path, certified):
             replace(losses, sequence=losses.sequence + 1),
             TERMS,
         )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda certificate: certificate.update(sequences=100_000),
+        lambda certificate: certificate.update(made_from={"model": "another"}),
+        lambda certificate: certificate["terms"].update(sequence_length=5),
+        lambda certificate: certificate["terms"].update(confidence=2),
+        lambda certificate: certificate["promises"].pop(),
+    ],
+)
+def test_whatever_else_was_changed_and_signed_again_is_found(copy, change):
+    signed(copy, change)
+    assert not all(check.passed for check in verify(copy))
+
+
+def test_losses_that_lack_the_worst_sequences_are_found(copy):
+    losses = Losses.load(copy)
+    best = np.argsort(losses.policy - losses.plain)[: SEQUENCES - 20]
+    Losses(*(getattr(losses, name)[best] for name in vars(losses))).save(copy)
+    signed(copy, lambda c: c["files"][LOSSES].update(digest=file_digest(copy / LOSSES)))
+    assert [check.line for check in verify(copy) if not check.passed] == ["replay"]
+
+
+def test_a_shared_cache_is_not_certified(mixtral, certified, tmp_path):
+    shutil.copytree(certified, tmp_path, dirs_exist_ok=True)
+    policy = load_policy(tmp_path / "policy")
+    shared = replace(CACHED, cache=replace(CACHED.cache, shared=True))
+    replace(policy, settings=shared).save(tmp_path / "policy")
+    with pytest.raises(VarError, match="share a cache"):
+        certify(tmp_path / "policy", [tmp_path / "capture" / "t.parquet"], Losses.load(tmp_path / "policy"), TERMS)
 
 
 def test_terms_are_checked():

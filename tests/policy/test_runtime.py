@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import MiniMaxM2Config
 
 from moe_models import VOCABULARY
+from policy_subject import Subject
 from var_core.errors import VarError
 from var_core.policy.cache import CacheLimits
 from var_core.policy.runtime import Observer
@@ -205,3 +207,52 @@ def test_tables_of_another_model_are_refused(mixtral, ids):
     tables = table(mixtral, ids)
     with pytest.raises(VarError, match="made for another model"):
         mixtral.policy(replace(tables, experts=tables.experts[:2]))
+
+
+def test_a_bias_by_expert_is_not_taken_for_rows_of_tokens():
+    """With as many tokens as experts, its length does not tell it from a row a token."""
+    subject = Subject.of_config(
+        MiniMaxM2Config(
+            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, num_local_experts=8, num_experts_per_tok=2, max_position_embeddings=64,
+        )
+    )  # fmt: skip
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        for site in subject.sites:
+            for name, buffer in subject.model.named_buffers():
+                if "bias" in name:
+                    buffer.copy_(torch.linspace(-0.2, 0.2, 8))
+    tables = table(subject, ids)
+    chosen = torch.zeros_like(tables.present)
+    chosen[:, 1:8] = True
+    with subject.policy(replace(tables, usable=tables.present & chosen)) as policy:
+        logits = subject.logits(ids)
+    assert policy.counts.evaluated == [1, 1]
+    torch.testing.assert_close(logits, subject.logits(ids), rtol=1e-4, atol=1e-5)
+
+
+def test_beams_of_generation_are_refused(mixtral, ids):
+    with mixtral.policy(table(mixtral, ids), CACHED), pytest.raises(VarError, match="without beams"):
+        mixtral.model.generate(ids, max_new_tokens=6, num_beams=3, do_sample=False, pad_token_id=96)
+
+
+def test_a_mask_that_hides_the_padding_is_refused(mixtral, ids):
+    with mixtral.policy(table(mixtral, ids)), pytest.raises(VarError, match="which tokens are padding"):
+        mixtral.logits(ids, attention_mask=torch.ones(2, 1, ids.shape[1], ids.shape[1]))
+
+
+def test_a_layer_that_is_switched_off_is_the_routers_whatever_the_budget(mixtral, ids):
+    tables = usable(table(mixtral, ids))
+    with mixtral.policy(tables, PolicySettings(budget=BudgetSettings(0.1, 10))) as policy:
+        policy.active[1] = False
+        mixtral.logits(ids)
+    assert policy.counts.by_way[1].tolist() == [ids.numel(), 0, 0]
+
+
+def test_a_shared_cache_may_be_used_in_another_mode(mixtral, ids):
+    shared = replace(CACHED, cache=replace(CACHED.cache, shared=True))
+    with mixtral.policy(table(mixtral, ids), shared):
+        mixtral.logits(ids[:1])
+        with torch.no_grad():
+            mixtral.model(ids[:1])

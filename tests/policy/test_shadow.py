@@ -51,7 +51,8 @@ def test_what_keeps_its_promise_goes_on(mixtral, tables):
     audit = ShadowAudit(AuditMonitor([0.02, 0.02, 0.02], alpha=0.05), share=0.5)
     policy = run(mixtral, tables["good"], audit, texts(30))
     assert policy.active.all() and not audit.monitor.events
-    assert (audit.monitor.observed == 120).all()
+    # Half of 120 sequences, whole.
+    assert audit.monitor.observed.min() == audit.monitor.observed.max() and 40 < audit.monitor.observed[0] < 80
 
 
 def test_the_share_is_audited_and_no_more(mixtral, tables):

@@ -103,27 +103,42 @@ def certify(folder: Path, traces: Sequence[Path], losses: Losses, terms: Terms) 
         If losses and traces are not of the same sequences.
     """
     policy = load_policy(folder)
+    if policy.settings.cache is not None and policy.settings.cache.shared:
+        raise VarError(f"{folder}: sequences that share a cache depend on each other; nothing can be certified of them")
     sums = _replayed(policy, traces)
-    if not np.array_equal(np.sort(losses.sequence), np.sort(sums.sequence)):
-        raise VarError(f"{folder / LOSSES}: losses are not of the sequences of the trace; evaluate the policy again")
+    _check_sequences(folder, sums, losses)
     _write_evidence(folder, sums)
     losses.save(folder)
-    files = {RECORD: folder / RECORD, TABLES: folder / TABLES, EVIDENCE: folder / EVIDENCE, LOSSES: folder / LOSSES}
+    files = {name: folder / name for name in (RECORD, TABLES, EVIDENCE, LOSSES)}
     files |= {f"trace {number}": path for number, path in enumerate(traces)}
-    certificate = {
+    certificate = _content(policy, sums, losses, terms) | {
+        "files": {
+            name: {"path": os.path.relpath(path, folder), "digest": file_digest(path)} for name, path in files.items()
+        }
+    }
+    certificate["digest"] = digest_of(certificate)
+    write_json(folder / CERTIFICATE, certificate)
+    return certificate
+
+
+def _content(policy: Policy, sums: SequenceSums, losses: Losses, terms: Terms) -> dict[str, Any]:
+    """All that a certificate says, but for its files."""
+    return {
         "format": FORMAT,
         "terms": asdict(terms) | {"clip": list(terms.clip)},
         "unit": "sequences; promises are about the mean over sequences drawn as these were",
         "sequences": len(sums.sequence),
         "made_from": policy.made_from,
-        "files": {
-            name: {"path": os.path.relpath(path, folder), "digest": file_digest(path)} for name, path in files.items()
-        },
         "promises": promises(sums, losses, terms),
     }
-    certificate["digest"] = digest_of(certificate)
-    write_json(folder / CERTIFICATE, certificate)
-    return certificate
+
+
+def _check_sequences(folder: Path, sums: SequenceSums, losses: Losses) -> None:
+    if not np.array_equal(np.sort(losses.sequence), np.sort(sums.sequence)):
+        raise VarError(f"{folder / LOSSES}: losses are not of the sequences of the trace; evaluate the policy again")
+    most = sums.decisions.sum(axis=2).max(axis=1)[np.argsort(sums.sequence)]
+    if (losses.predicted[np.argsort(losses.sequence)] > most).any():
+        raise VarError(f"{folder / LOSSES}: more tokens are predicted than the trace has; evaluate the policy again")
 
 
 def promises(sums: SequenceSums, losses: Losses, terms: Terms) -> list[dict[str, Any]]:
@@ -139,8 +154,9 @@ def promises(sums: SequenceSums, losses: Losses, terms: Terms) -> list[dict[str,
     Returns
     -------
     list of dict
-        The agreement of each layer's fast and cached decisions, at least, as a mean of sequence means; the share of
-        learned decisions, at most; the loss increase in nats a token, at most.
+        The agreement of each layer's fast and cached decisions with what the router decided in the unchanged model, at
+        least, as a mean of sequence means; the share of learned decisions, at most; the loss increase of sequences,
+        clipped to the terms' range, in nats a token, at most.
     """
     delta = (1 - terms.confidence) / _PROMISES
     layers = sums.decisions.shape[1]
@@ -150,7 +166,13 @@ def promises(sums: SequenceSums, losses: Losses, terms: Terms) -> list[dict[str,
     ).means()
     bounds, means = simultaneous_lower_bounds(agreement, delta, _METHOD), agreement.ratios
     found = [
-        _promise("set_agreement", "at least", float(bounds[layer]), float(means[layer]), agreement.counts[:, layer])
+        _promise(
+            "set_agreement_on_plain_states",
+            "at least",
+            float(bounds[layer]),
+            float(means[layer]),
+            agreement.counts[:, layer],
+        )
         | {"layer": layer}
         for layer in range(layers)
         if agreement.counts[:, layer].any()
@@ -164,8 +186,12 @@ def promises(sums: SequenceSums, losses: Losses, terms: Terms) -> list[dict[str,
     found.append(_promise("learned_share", "at most", share, float(learned.ratios[0]), learned.counts[:, 0]))
     difference = losses.policy - losses.plain
     loss = clipped_loss_bound(difference, losses.predicted, terms.sequence_length, terms.clip, delta, _METHOD)
-    mean = float(difference.sum() / losses.predicted.sum())
-    found.append(_promise("loss_increase", "at most", loss.bound, mean, losses.predicted) | {"above_clip": loss.above})
+    clipped = np.clip(difference / losses.predicted, *terms.clip) * losses.predicted
+    mean = float(clipped.sum() / losses.predicted.sum())
+    found.append(
+        _promise("clipped_loss_increase", "at most", loss.bound, mean, losses.predicted)
+        | {"above_clip": loss.above, "clip": list(terms.clip)}
+    )
     return found
 
 
@@ -253,21 +279,27 @@ def _verify_numbers(folder: Path, certificate: Mapping[str, Any]) -> Iterator[Ch
         policy = load_policy(folder)
         evidence = _read_evidence(folder, len(policy.layout))
         traces = [folder / file["path"] for name, file in certificate["files"].items() if name.startswith("trace ")]
-        again = _replayed(policy, traces)
-    except (VarError, ValueError, KeyError) as error:
+        again, losses = _replayed(policy, traces), Losses.load(folder)
+        _check_sequences(folder, again, losses)
+        terms = Terms(**{**certificate["terms"], "clip": tuple(certificate["terms"]["clip"])})
+        own = _content(policy, again, losses, terms)
+    except (VarError, ValueError, KeyError, TypeError) as error:
         yield Check("replay", False, str(error))
         return
     differing = [name for name in vars(again) if not np.array_equal(getattr(again, name), getattr(evidence, name))]
     yield Check("replay", not differing, f"{EVIDENCE}: {', '.join(differing)} not as replayed" if differing else "")
-    terms = Terms(**{**certificate["terms"], "clip": tuple(certificate["terms"]["clip"])})
-    recomputed = promises(again, Losses.load(folder), terms)
-    if len(recomputed) != len(certificate["promises"]):
-        yield Check("promises", False, f"{len(certificate['promises'])} are made, {len(recomputed)} can be")
+    for name in sorted(own.keys() - {"promises"}):
+        said = "" if certificate.get(name) == own[name] else f"says {certificate.get(name)!r}, it is {own[name]!r}"
+        yield Check(name, not said, said)
+    if len(own["promises"]) != len(certificate["promises"]):
+        yield Check("promises", False, f"{len(certificate['promises'])} are made, {len(own['promises'])} can be")
         return
-    for made, own in zip(certificate["promises"], recomputed, strict=True):
+    for made, recomputed in zip(certificate["promises"], own["promises"], strict=True):
         layer = f" layer {made['layer']}" if "layer" in made else ""
-        line = f"{made['name']}{layer} {made['direction']} {made['bound']:.6g}"
-        yield Check(line, _same(made, own), "" if _same(made, own) else f"recomputed: {own['bound']:.6g}")
+        clip = f" (clipped to {made['clip']})" if "clip" in made else ""
+        line = f"{made['name']}{layer} {made['direction']} {made['bound']:.6g}{clip}"
+        same = _same(made, recomputed)
+        yield Check(line, same, "" if same else f"recomputed: {recomputed['bound']:.6g}")
 
 
 def _same(made: Mapping[str, Any], own: Mapping[str, Any]) -> bool:

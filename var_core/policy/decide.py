@@ -38,8 +38,8 @@ class Step:
         int64 [T]: as :class:`var_core.policy.cache.Lookups`, and which memory the slot is in; None without a cache.
     hit : torch.Tensor or None
         bool [T].
-    writers : torch.Tensor or None
-        int64 [M, C]: token of this step that wrote each slot last; -1 for none.
+    wrote : torch.Tensor or None
+        int64 [3, W]: memory, slot and token of what this step's tokens wrote and was not written over.
     sequences : int
         Rows of the batch, T / S tokens each.
     """
@@ -51,7 +51,7 @@ class Step:
     slot: torch.Tensor | None
     memory: torch.Tensor | None
     hit: torch.Tensor | None
-    writers: torch.Tensor | None
+    wrote: torch.Tensor | None
     sequences: int
 
     @classmethod
@@ -69,9 +69,12 @@ class Step:
             return cls(counts, fast_row, any_row, None, None, None, None, None, sequences)
         rows, length = lookups.slot.shape
         memory = np.repeat(np.arange(rows) % len(writers), length)
-        arrays = (lookups.origin.ravel(), lookups.slot.ravel(), memory, lookups.hit.ravel(), writers.copy())
-        origin, slot, place, hit, wrote = (torch.from_numpy(array).to(counts.device) for array in arrays)
-        return cls(counts, fast_row, any_row, origin, slot, place, hit, wrote, sequences)
+        slot, token = lookups.slot.ravel(), np.flatnonzero(~lookups.hit.ravel() & (lookups.slot.ravel() >= 0))
+        token = token[writers[memory[token], slot[token]] == token]
+        triples = np.stack([memory[token], slot[token], token])
+        arrays = (lookups.origin.ravel(), slot, memory, lookups.hit.ravel(), triples)
+        origin, slots, memories, hit, wrote = (torch.from_numpy(array).to(counts.device) for array in arrays)
+        return cls(counts, fast_row, any_row, origin, slots, memories, hit, wrote, sequences)
 
 
 @dataclass
@@ -104,14 +107,13 @@ class Remembered:
 
     def update(self, step: Step, given: "Given", confidence: torch.Tensor) -> None:
         """Take over what this step's tokens wrote."""
-        assert step.writers is not None
-        wrote = step.writers >= 0
-        place = step.writers[wrote]
+        assert step.wrote is not None
+        memory, slot, place = step.wrote
         learned = given.way[place] == Way.LEARNED
         k = given.experts.shape[1]
-        self.experts[..., :k][wrote] = given.experts[place]
-        self.weights[..., :k][wrote] = given.weights[place].float()
-        self.confidence[wrote] = torch.where(learned, confidence[place].float(), UNTRUSTED)
+        self.experts[..., :k][memory, slot] = given.experts[place]
+        self.weights[..., :k][memory, slot] = given.weights[place].float()
+        self.confidence[memory, slot] = torch.where(learned, confidence[place].float(), UNTRUSTED)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import nn
 
 from var_core.errors import VarError
 from var_core.routing.readers import logits_of
@@ -22,13 +23,27 @@ class PartialRouter:
 
     Parameters
     ----------
+    model : torch.nn.Module
+        The site's.
     site : Site
     asks : callable
         Called once a forward pass of the site's router; see :data:`Asks`.
+
+    Attributes
+    ----------
+    evaluated : int
+        Tokens that the router ran for.
+
+    Notes
+    -----
+    A router that returns more than logits, weights and experts (a state for the next layer's, weights of shared
+    experts) runs for all tokens: what else uses that must not find zeros.
     """
 
-    def __init__(self, site: Site, asks: Asks) -> None:
+    def __init__(self, model: nn.Module, site: Site, asks: Asks) -> None:
         self._site, self._asks = site, asks
+        self._block = model.get_submodule(site.router_path.rpartition(".")[0])
+        self._always_whole = False
         self._own: Any = None
         self._wrapped = False
         self.evaluated = 0
@@ -49,8 +64,11 @@ class PartialRouter:
             del self._site.router.forward
 
     def _forward(self, *arguments: Any, **keywords: Any) -> Any:
-        call = _Call(self._site, self._own, arguments, keywords)
+        # What a block hands its router of its own (a bias by expert) has no row a token, whatever its length.
+        fixed = {id(tensor) for tensor in (*self._block.parameters(), *self._block.buffers())}
+        call = _Call(self._site, self._own, arguments, keywords, fixed, self._always_whole)
         self._asks(call.logits)
+        self._always_whole = call.always_whole
         self.evaluated += call.evaluated
         return call.output
 
@@ -59,9 +77,15 @@ class _Call:
     """One call of a router, made in parts."""
 
     def __init__(
-        self, site: Site, own: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+        self,
+        site: Site,
+        own: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        fixed: set[int],
+        always_whole: bool,
     ) -> None:
-        self._site, self._own = site, own
+        self._site, self._own, self._fixed, self.always_whole = site, own, fixed, always_whole
         self._arguments, self._keywords = arguments, keywords
         hidden = arguments[0] if arguments else next(iter(keywords.values()))
         if not isinstance(hidden, torch.Tensor) or hidden.ndim < 2:
@@ -83,9 +107,8 @@ class _Call:
 
     def logits(self, asked: torch.Tensor) -> torch.Tensor:
         """Run the router for some tokens; logits of all that were asked about so far, [T, E]."""
-        if bool(asked.all()):
-            self._output = self._own(*self._arguments, **self._keywords)
-            self.evaluated = self._tokens
+        if self.always_whole or bool(asked.all()):
+            self._run_whole()
         elif bool(asked.any()):
             self._run(asked)
             self.evaluated += int(asked.sum())
@@ -93,12 +116,24 @@ class _Call:
         logits = logits_of(self.output, getattr(reader, "logits_index", 0))
         return logits.detach().reshape(self._tokens, -1)
 
+    def _run_whole(self) -> None:
+        if self.evaluated < self._tokens:
+            self._output = self._own(*self._arguments, **self._keywords)
+            self.evaluated = self._tokens
+
     def _run(self, asked: torch.Tensor) -> None:
+        if self.always_whole:
+            self._run_whole()
+            return
         place = asked.nonzero()[:, 0]
         part = self._own(
             *(self._some(value, place) for value in self._arguments),
             **{name: self._some(value, place) for name, value in self._keywords.items()},
         )
+        if not self._is_decision(part):
+            self.always_whole = True
+            self._run_whole()
+            return
         before = self._output
         if isinstance(part, tuple | list):
             olds = before if before is not None else [None] * len(part)
@@ -106,9 +141,20 @@ class _Call:
         else:
             self._output = self._all(part, before, place)
 
+    def _is_decision(self, output: Any) -> bool:
+        """Whether an output is logits, or these with weights and experts; None and numbers beside them do not count."""
+        if not isinstance(output, tuple | list):
+            return True
+        logits_index = getattr(self._site.reader, "logits_index", 0)
+        others = [part for place, part in enumerate(output) if place != logits_index and isinstance(part, torch.Tensor)]
+        rows = [part for part in others if part.ndim]
+        kinds = [part.dtype.is_floating_point for part in rows]
+        alike = len({part.shape[-1] for part in rows}) <= 1
+        return alike and kinds.count(True) <= 1 and kinds.count(False) <= 1
+
     def _some(self, value: Any, place: torch.Tensor) -> Any:
         """Rows of an argument that has one a token."""
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor) or id(value) in self._fixed:
             return value
         for dimensions in (len(self._lead), 1):
             if value.shape[:dimensions].numel() == self._tokens and value.ndim >= dimensions:
@@ -127,7 +173,7 @@ class _Call:
             if flat is not None and tuple(part.shape[: len(own)]) == own:
                 shape = (*lead, *part.shape[len(own) :])
                 whole = part.new_zeros(shape) if before is None else before
-                whole.view(self._tokens, -1)[place] = flat
+                whole.view(self._tokens, -1)[place.to(whole.device)] = flat
                 return whole
         raise VarError(
             f"router {self._site.router_path} returns a tensor of shape {tuple(part.shape)} for {many} tokens, which "

@@ -136,8 +136,8 @@ class RuntimePolicy(Hooked):
         _check(model, sites, layout, tables, settings, weightings)
         self._model, self._sites, self._layout, self._settings = model, sites, layout, settings
         self._weightings, self._observers = weightings or {}, observers
-        self._tables = tables.to(next(model.parameters()).device)
-        self._routers = [PartialRouter(site, self._asks(site.layer)) for site in sites]
+        self._tables = tables.to(_device(model))
+        self._routers = [PartialRouter(model, site, self._asks(site.layer)) for site in sites]
         self._sequences, self._passes = Sequences(), -1
         self._tokens: Tokens | None = None
         self._step: Step | None = None
@@ -201,10 +201,12 @@ class RuntimePolicy(Hooked):
             if self._cache is None or not cache.shared:
                 self._cache = ContextCache(cache.limits, sequences, cache.shared)
                 memories = 1 if cache.shared else sequences
-                self._remembered = [
-                    Remembered.nothing(memories, cache.limits.capacity, self._tables.top_k, device)
-                    for _ in range(layers)
-                ]
+                # Usable in any mode later, whichever this pass runs in.
+                with torch.inference_mode(False):
+                    self._remembered = [
+                        Remembered.nothing(memories, cache.limits.capacity, self._tables.top_k, device)
+                        for _ in range(layers)
+                    ]
             else:
                 self._cache.begin(sequences)
         if budget is not None:
@@ -236,7 +238,9 @@ class RuntimePolicy(Hooked):
                 if wanted is not None:
                     wanted = wanted.to(step.counts.device)
                     also = wanted if also is None else also | wanted
-            ways = choose_ways(layer, step, remembered, threshold, route, also, self._budget)
+            # A layer that an audit has switched off is its router's alone, whatever the budget says.
+            budget = self._budget if self.active[layer] else None
+            ways = choose_ways(layer, step, remembered, threshold, route, also, budget)
             self._ways[layer] = (ways, logits)
 
         return ask
@@ -261,8 +265,8 @@ class RuntimePolicy(Hooked):
             given = give(layer, step, ways, self._tables, remembered, experts, weights)
             if self._settings.weights == "live":
                 given = self._weighted(layer, given, logits.to(device))
-            if remembered is not None:
-                remembered.update(step, given, ways.confidence)
+            if self._cache is not None:
+                self._remembered[layer].update(step, given, ways.confidence)
             self.counts.by_way[layer] += (ways.way[:, None] == self._way_numbers).sum(dim=0)
             self._tell(layer, given, ways, logits, experts)
             if bool(((ways.way == int(Way.FAST)) | (ways.way == int(Way.CACHED))).any()):
@@ -290,6 +294,13 @@ class RuntimePolicy(Hooked):
                 observer.passed(self)
 
 
+def _device(model: nn.Module) -> torch.device:
+    """Where token ids go in: with an offloaded model, the first parameter may be nowhere."""
+    embeddings: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+    device: torch.device = next(embeddings.parameters()).device
+    return device
+
+
 def _check(
     model: nn.Module,
     sites: tuple[Site, ...],
@@ -308,6 +319,11 @@ def _check(
         raise VarError(
             f"the policy's tables are for {len(tables.experts)} layers and {tables.top_k} experts a token, the model "
             f"has {shape[0]} and {shape[1]}; it was made for another model"
+        )
+    if int(tables.experts.max()) > layout.experts:
+        raise VarError(
+            f"the policy's tables name expert {int(tables.experts.max())}, the model has {layout.experts}; it was made "
+            "for another model"
         )
     if settings.weights == "live" and set(weightings or ()) != {site.layer for site in sites}:
         raise VarError("policy.weights: live weights need every layer's weighting")

@@ -66,6 +66,8 @@ class Sequences:
         if ids is None:
             raise VarError("a policy needs token ids; call the model with input_ids, not with inputs_embeds")
         past = keywords.get("past_key_values")
+        if past is not None and hasattr(past, "reorder_cache"):
+            past.reorder_cache = _refuse_beams
         before = int(past.get_seq_length()) if past is not None else 0
         fresh = before == 0
         if fresh:
@@ -103,11 +105,20 @@ class Sequences:
         return Tokens(ids, counts, starts, previous, position, sequence, met)
 
 
+def _refuse_beams(*arguments: Any, **keywords: Any) -> None:
+    raise VarError("a policy follows sequences forward only; generate without beams (num_beams=1)")
+
+
 def _masks(ids: torch.Tensor, keywords: dict[str, Any], fresh: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Which tokens count, and which start a document, bool [S, T]."""
     mask = keywords.get("attention_mask")
     counts = torch.ones_like(ids, dtype=torch.bool)
-    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+    if mask is not None:
+        if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
+            raise VarError(
+                "a policy has to see which tokens are padding, and the model is called with a mask that does not say "
+                "so; give a mask of shape (sequences, tokens), and generate without a static cache"
+            )
         counts = mask[:, -ids.shape[1] :].bool().to(ids.device)
     starts = torch.zeros_like(counts)
     positions = keywords.get("position_ids")

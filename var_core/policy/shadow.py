@@ -30,9 +30,10 @@ class ShadowAudit(Observer):
     seed : int, optional
         Another one audits other decisions.
     unit : {"sequence", "decision"}, optional
-        What the monitor is given: the mean of a sequence's audited decisions, when the sequence has ended; or every
-        decision, behind every pass. The second is for few and long sequences. It tests more than a certificate over
-        sequences promises: that no stretch of text is worse than the certified mean.
+        What is sampled and given to the monitor: sequences, each the mean of all its replaced decisions, when it has
+        ended, as certificates count; or single decisions, behind every pass. The second is for few and long sequences.
+        It tests more than a certificate over sequences promises: that no stretch of text is worse than the certified
+        mean.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class ShadowAudit(Observer):
         self._pass.clear()
 
     def asks(self, layer: int, tokens: Tokens) -> torch.Tensor:
-        """The sample: which decisions are in it depends on nothing but their place."""
-        sampled: torch.Tensor = is_audited(self.share, self._seed, tokens.sequence[:, None], tokens.place, layer)
-        return (sampled & tokens.counts).flatten()
+        """The sample: whole sequences, or decisions; which are in it depends on nothing but their place."""
+        sequence, counts = tokens.sequence[:, None], tokens.counts
+        if self._unit == "sequence":
+            return (is_audited(self.share, self._seed, sequence, 0, 0) & counts).flatten()
+        return (is_audited(self.share, self._seed, sequence, tokens.place, layer) & counts).flatten()
 
     def decided(self, record: DecisionRecord) -> None:
         """Compare."""

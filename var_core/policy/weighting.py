@@ -63,18 +63,18 @@ def find_weighting(layer: int, layout: RouterLayout, batch: RoutedBatch) -> Weig
     """
     assert batch.logits is not None and batch.weights is not None
     shape = layout.layers[layer]
-    logits, experts = batch.logits[layer][:, : shape.experts].float(), batch.experts[layer]
+    logits, experts = batch.logits[layer][:, : shape.experts].float(), batch.experts[layer][:, : shape.top_k]
     experts = experts.masked_fill(experts >= layout.experts, shape.experts)
-    weights = batch.weights[layer].float()
+    weights = batch.weights[layer][:, : shape.top_k].float()
     filled = (experts < shape.experts).all(dim=1)
     whole = weights[filled].sum(dim=1)
-    candidates = [Weighting(shape.scoring, float(whole.median()), 1.0)]
+    candidates = [Weighting(shape.scoring, float(whole.median()), 1.0)] if len(whole) else []
     scores = scores_of(logits, shape.scoring).gather(1, experts.clamp(max=shape.experts - 1))
     scores = scores.masked_fill(experts >= shape.experts, 0)
     candidates.append(Weighting(shape.scoring, None, float((weights * scores).sum() / scores.square().sum())))
     errors = [float((each.weights(logits, experts) - weights).abs().max() / weights.abs().max()) for each in candidates]
     best = min(range(len(candidates)), key=errors.__getitem__)
-    if errors[best] > _TOLERANCE:
+    if not errors[best] <= _TOLERANCE:
         raise VarError(
             f"policy.weights: the weights of MoE layer {layer} are no simple function of its router's scores (largest "
             f"difference {errors[best]:.2g}); use stored weights"
