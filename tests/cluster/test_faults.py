@@ -98,7 +98,10 @@ def test_drain(disturb):
     with disturb("node drained", "Finished jobid", "running jobs end there, later ones go elsewhere") as run:
         job = run.start_and_wait()
         run.slurm.update_node(job.node, "drain")
+        assert "drain" in run.slurm.node_states()[job.node]
+        assert job.number in [other.number for other in run.captures()], "what runs there goes on"
         run.finish()
+        assert "drain" in run.slurm.node_states()[job.node], "later jobs ran without it"
 
 
 def test_time_limit(disturb):
