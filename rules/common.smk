@@ -102,12 +102,21 @@ def own_files(find):
 
 def corpus_files(wildcards):
     """Local text or recorded routing of a corpus, so that an edit or a further file reads it again."""
-    from var_core.corpus.files import corpus_paths
+    from var_core.corpus.files import corpus_paths, local_patterns
 
     config = CONFIG.corpora[wildcards.corpus]
     if not isinstance(config, FilesCorpus | TraceCorpus):
         return []
-    return own_files(lambda: corpus_paths(wildcards.corpus, config.domains))
+    domains = local_patterns(config.domains)
+    return own_files(lambda: corpus_paths(wildcards.corpus, domains))
+
+
+def corpus_objects(wildcards):
+    """Addresses of a corpus's text in a storage."""
+    from var_core.corpus.files import stored_objects
+
+    config = CONFIG.corpora[wildcards.corpus]
+    return stored_objects(config.domains) if isinstance(config, FilesCorpus) else []
 
 
 def model_files(wildcards):

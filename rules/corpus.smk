@@ -4,6 +4,7 @@
 rule write_documents:
     input:
         corpus_files,
+        copies=lambda w: [storage(address) for address in corpus_objects(w)],
     output:
         documents="results/corpora/{corpus}/documents.parquet",
         manifest="results/corpora/{corpus}/manifest.json",
@@ -22,6 +23,7 @@ rule write_documents:
         config=lambda w: CONFIG.corpora[w.corpus].model_dump(
             mode="json", exclude={"max_tokens"}
         ),
+        addresses=corpus_objects,
         code=code_of("write_documents.py"),
     message:
         "Reading the documents of {wildcards.corpus}"

@@ -16,4 +16,5 @@ with logged(snakemake.log[0]):
         TypeAdapter(CorpusConfig).validate_python(snakemake.params.config),
         Path(snakemake.output.documents).parent,
         snakemake.params.code,
+        dict(zip(snakemake.params.addresses, snakemake.input.copies, strict=True)),
     )

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from var_core.config.corpus import FilesCorpus
-from var_core.corpus.files import corpus_paths, file_documents
+from var_core.corpus.files import corpus_paths, file_documents, local_patterns, stored_objects, with_copies
 from var_core.errors import VarError
 
 
@@ -152,3 +152,17 @@ def test_a_gzip_file_that_ends_early_is_named(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-10])
     assert f"{path}: cannot be read" in error_of("jsonl", path)
+
+
+def test_an_address_is_read_from_its_copy_and_from_nowhere_else(tmp_path):
+    copy = tmp_path / "key [1].txt"
+    copy.write_text("stored")
+    (tmp_path / "own.txt").write_text("own")
+    domains = {"prose": ("s3://bucket/key [1].txt", str(tmp_path / "own.txt"))}
+    assert stored_objects(domains) == ["s3://bucket/key [1].txt"]
+    assert local_patterns(domains) == {"prose": [str(tmp_path / "own.txt")]}
+    with_copy = with_copies(domains, {"s3://bucket/key [1].txt": str(copy)})
+    config = FilesCorpus(source="files", format="text", domains=with_copy)
+    assert [document.text for document in file_documents("mine", config)] == ["stored", "own"]
+    with pytest.raises(VarError, match=r"corpora\.mine\.domains\.prose: s3://bucket/key \[1\]\.txt is no local file"):
+        list(file_documents("mine", FilesCorpus(source="files", format="text", domains=domains)))

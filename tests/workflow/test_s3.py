@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -146,6 +147,26 @@ def test_the_profile_plans_the_run_with_a_bucket_of_ones_own(s3, tmp_path):
     project = Project(tmp_path / "s3", s3)
     said = ran(project.snakemake("--profile", str(ROOT / "profiles" / "s3"), "--dry-run", "--", "statistics"))
     assert f"s3://{s3.bucket}/s3/results/tiny/topics/statistics/capture/layer_stats.parquet" in said
+
+
+def test_text_of_ones_own_is_read_from_the_bucket(s3, tmp_path):
+    texts = {name: f"{name} " * 200 for name in "abcdefgh"}
+    for name, text in texts.items():
+        s3.client().put_object(Bucket=s3.bucket, Key=f"texts/{name}.txt", Body=text.encode())
+    project = Project(tmp_path / "own", s3)
+    addresses = [f"s3://{s3.bucket}/texts/{name}.txt" for name in texts]
+    own = SMALL["corpora"]["topics"] | {"source": "files", "format": "text", "domains": {"prose": addresses}}
+    own["splits"] = {"train": 0.0, "capture": 0.5, "heldout": 0.5}
+    (project.folder / "own.yaml").write_text(yaml.safe_dump({"corpora": {"mine": own}}))
+    target = "results/corpora/mine/documents.parquet"
+    ran(project.snakemake("--configfile", "small.yaml", "own.yaml", "--", target))
+    s3.fetch(project.prefix, tmp_path / "fetched")
+    found = pq.read_table(tmp_path / "fetched" / target)
+    assert sorted(found["text"].to_pylist()) == sorted(texts.values())
+    s3.client().put_object(Bucket=s3.bucket, Key="texts/a.txt", Body=b"another text " * 100)
+    assert "write_documents" in ran(
+        project.snakemake("--configfile", "small.yaml", "own.yaml", "--dry-run", "--", target)
+    )
 
 
 @pytest.mark.slow

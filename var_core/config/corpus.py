@@ -69,7 +69,7 @@ class FilesCorpus(CorpusBase):
     format: Literal["text", "jsonl", "parquet"]
     """text: a file is a document; jsonl and parquet: a row is a document; text and jsonl may be compressed (.gz)"""
     domains: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(min_length=1)
-    """domain name -> paths or glob patterns, relative to the working folder"""
+    """domain name -> paths or glob patterns, relative to the working folder; or ``s3://bucket/key``, one object each"""
     text_field: str = "text"
     """jsonl and parquet: the field that holds the text"""
     name_field: str | None = None

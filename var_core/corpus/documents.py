@@ -4,7 +4,7 @@ import hashlib
 import logging
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from var_core.config.corpus import SPLITS, CorpusConfig, FilesCorpus, PythonStdlibCorpus, SplitName
 from var_core.corpus.document import Document, LeftOut
-from var_core.corpus.files import file_documents
+from var_core.corpus.files import file_documents, with_copies
 from var_core.corpus.hub import hub_documents
 from var_core.corpus.python_stdlib import stdlib_documents
 from var_core.corpus.schema import DOCUMENTS
@@ -34,7 +34,9 @@ DUPLICATES = "exact duplicates of another document"
 _logger = logging.getLogger("var_core.corpus")
 
 
-def write_documents(name: str, config: CorpusConfig, output: Path, code: str) -> None:
+def write_documents(
+    name: str, config: CorpusConfig, output: Path, code: str, copies: Mapping[str, str] | None = None
+) -> None:
     """Read a corpus from its source and write ``documents.parquet`` and ``manifest.json``.
 
     Documents are numbered in the order of the source. Empty ones, and exact duplicates of an earlier one in
@@ -51,6 +53,8 @@ def write_documents(name: str, config: CorpusConfig, output: Path, code: str) ->
         Folder for both files.
     code : str
         Digest of the stage's code, for the provenance.
+    copies : mapping, optional
+        Local copies of files whose addresses (``s3://...``) the configuration names.
 
     Raises
     ------
@@ -59,11 +63,14 @@ def write_documents(name: str, config: CorpusConfig, output: Path, code: str) ->
     """
     output.mkdir(parents=True, exist_ok=True)
     left_out, counts = LeftOut(), _Counts()
+    local = config
+    if isinstance(config, FilesCorpus):
+        local = config.model_copy(update={"domains": with_copies(config.domains, copies or {})})
     with tempfile.TemporaryDirectory(dir=output, prefix=".documents-") as scratch:
         # The provenance carries the digest of all documents and is written before them: hence a first copy.
         first = Path(scratch, "documents.arrow")
         with pa.OSFile(str(first), "wb") as sink, _ipc_writer(sink) as writer:
-            for batch in _batches(_unique(_source(name, config, left_out), left_out), config, counts):
+            for batch in _batches(_unique(_source(name, local, left_out), left_out), config, counts):
                 writer.write_batch(batch)
         _require_documents(name, config, counts)
         provenance = {

@@ -16,6 +16,7 @@ from var_core.corpus.document import Document, label_of, text_of
 from var_core.errors import VarError
 
 _PARQUET_ROWS = 256
+_SCHEME = "://"
 
 
 def file_documents(corpus: str, config: FilesCorpus) -> Iterator[Document]:
@@ -78,12 +79,42 @@ def matched_files(corpus: str, domains: Mapping[str, Sequence[str]]) -> dict[str
     return matched
 
 
+def stored_objects(domains: Mapping[str, Sequence[str]]) -> list[str]:
+    """Addresses such as ``s3://bucket/folder/text.jsonl`` among the patterns of all domains, in their order."""
+    return [pattern for patterns in domains.values() for pattern in patterns if _SCHEME in pattern]
+
+
+def local_patterns(domains: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The patterns that are not addresses, by domain."""
+    return {domain: [each for each in patterns if _SCHEME not in each] for domain, patterns in domains.items()}
+
+
+def with_copies(domains: Mapping[str, Sequence[str]], copies: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Patterns with the paths of local copies in the place of addresses.
+
+    Parameters
+    ----------
+    domains : mapping
+        Domain -> paths, patterns or addresses.
+    copies : mapping
+        Address -> path of its copy.
+    """
+    return {
+        domain: tuple(glob.escape(copies[each]) if each in copies else each for each in patterns)
+        for domain, patterns in domains.items()
+    }
+
+
 def corpus_paths(corpus: str, domains: Mapping[str, Sequence[str]]) -> list[Path]:
     """List the files of all domains, each once, in order of their paths; raises as :func:`matched_files`."""
     return sorted({path for files in matched_files(corpus, domains).values() for path, _ in files})
 
 
 def _matches(pattern: str, key: str) -> list[tuple[Path, str]]:
+    if _SCHEME in pattern:
+        raise VarError(
+            f"{key}: {pattern} is no local file; only the workflow reads from a storage, an object an address"
+        )
     if Path(pattern).is_dir():
         raise VarError(f"{key}: {pattern} is a folder; name its files, for example {pattern.rstrip('/')}/**/*")
     # Path.glob refuses patterns that start at the root.
