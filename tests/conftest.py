@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 
 from moe_models import MOE_CONFIGS, VOCABULARY, build_model
 
-
 # How long an example takes says how busy the machine is.
 settings.register_profile("any machine", settings(deadline=None))
 settings.load_profile("any machine")
