@@ -1,8 +1,7 @@
 #!/bin/sh
-# What runs on the node; submit.py puts Snakemake's script in the place of the line in at signs.
+# What runs on the node; submit.py puts site.sh and Snakemake's script in the places of the lines in at signs.
 
-# Site: modules and the like go here, for example
-#   module load cuda
+@SITE@
 
 ended=.snakemake/slurm/ended-$SLURM_JOB_ID
 

@@ -104,7 +104,9 @@ def log_path(properties: dict[str, Any]) -> Path:
 
 def batch_script(script: str) -> str:
     """Snakemake's script inside the one of this profile."""
-    around = (Path(__file__).parent / "job.sh").read_text(encoding="utf-8")
+    folder = Path(__file__).parent
+    around = (folder / "job.sh").read_text(encoding="utf-8")
+    around = around.replace("@SITE@\n", (folder / "site.sh").read_text(encoding="utf-8"))
     return around.replace("@JOBSCRIPT@\n", script if script.endswith("\n") else f"{script}\n")
 
 

@@ -88,6 +88,7 @@ def test_names_tell_same_work_from_other_work_at_the_same_place():
 def test_snakemake_s_script_is_run_inside_the_profile_s():
     script = submit.batch_script("#!/bin/sh\necho from the job\nexit 3\n")
     assert subprocess.run(["sh", "-n"], input=script, text=True).returncode == 0
+    assert (SCRIPTS / "site.sh").read_text() in script and "@" not in script.replace("$@", "")
 
 
 def test_a_job_leaves_its_exit_status_and_is_not_run_twice(tmp_path):

@@ -31,6 +31,16 @@ def test_a_gpu_that_is_named_but_not_there_is_found(preflight):
     assert outcome == "fail" and "1 asked for, torch sees 0" in said and "CUDA_VISIBLE_DEVICES=GPU-0badcafe" in said
 
 
+def test_the_job_starts_as_the_site_s_jobs_do(preflight, tmp_path):
+    local = {"executor": "local", "set-resources": {"capture_shard": {"gpu": 1}}}
+    (tmp_path / "site.sh").write_text("export CUDA_VISIBLE_DEVICES=GPU-from-the-site\n")
+    _, checks, _ = preflight(profile=local, CUDA_VISIBLE_DEVICES="GPU-0badcafe")
+    assert "CUDA_VISIBLE_DEVICES=GPU-from-the-site" in checks["GPU"][1]
+    (tmp_path / "site.sh").write_text("echo 'no module cuda' >&2; exit 3\n")
+    status, checks, printed = preflight(profile=local)
+    assert status == 1 and "no module cuda" in printed
+
+
 def test_an_absent_scheduler_is_found_and_nothing_is_submitted(preflight, tmp_path):
     (tmp_path / "empty").mkdir()
     status, checks, _ = preflight(profile=SLURM, PATH=str(tmp_path / "empty"))

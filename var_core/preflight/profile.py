@@ -34,6 +34,12 @@ class Profile:
     values: dict[str, Any]
 
     @property
+    def site(self) -> Path | None:
+        """What every job runs first (``site.sh`` beside the profile); None if there is nothing."""
+        script = self.path.parent / "site.sh" if self.path is not None else None
+        return script if script is not None and script.is_file() else None
+
+    @property
     def executor(self) -> str:
         """Name of the executor."""
         return str(self.values.get("executor", "local"))
