@@ -26,7 +26,8 @@ def test_peak_memory_sees_what_has_been_given_back():
     ballast = bytearray(b"1") * (300 << 20)
     held = resident_bytes()
     del ballast
-    assert peak_bytes() >= held > resident_bytes() + (200 << 20)
+    # Linux counts resident pages in batches: the two may differ by some hundred kilobytes.
+    assert peak_bytes() >= held - (4 << 20) and held > resident_bytes() + (200 << 20)
     assert peak_bytes() >= before
 
 
