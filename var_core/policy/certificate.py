@@ -11,12 +11,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from var_core.errors import VarError
-from var_core.files import digest_of, file_digest, read_json, write_json
+from var_core.files import file_digest
 from var_core.parquet import read_table, write_table
 from var_core.policy.bounds import GUARANTEES, Clusters, Method, simultaneous_lower_bounds, upper_bounds
 from var_core.policy.loss_bounds import clipped_loss_bound
 from var_core.policy.replay import SequenceSums, replay, sum_by_sequence
-from var_core.policy.store import RECORD, TABLES, Policy, load_policy
+from var_core.policy.store import RECORD, TABLES, Policy, load_policy, read_signed, write_signed
 from var_core.policy.ways import Way
 
 FORMAT = 1
@@ -116,8 +116,7 @@ def certify(folder: Path, traces: Sequence[Path], losses: Losses, terms: Terms) 
             name: {"path": os.path.relpath(path, folder), "digest": file_digest(path)} for name, path in files.items()
         }
     }
-    certificate["digest"] = digest_of(certificate)
-    write_json(folder / CERTIFICATE, certificate)
+    write_signed(folder / CERTIFICATE, certificate)
     return certificate
 
 
@@ -246,7 +245,7 @@ def verify(folder: Path) -> Iterator[Check]:
         promise against the evidence.
     """
     try:
-        certificate = _read_certificate(folder)
+        certificate = read_signed(folder / CERTIFICATE, FORMAT, "certificate")
     except VarError as error:
         yield Check("certificate", False, str(error))
         return
@@ -261,17 +260,6 @@ def verify(folder: Path) -> Iterator[Check]:
         yield Check(name, not said, said)
     if intact:
         yield from _verify_numbers(folder, certificate)
-
-
-def _read_certificate(folder: Path) -> dict[str, Any]:
-    path = folder / CERTIFICATE
-    certificate = read_json(path)
-    if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
-        raise VarError(f"{path}: not a certificate of format {FORMAT}")
-    claimed = certificate.pop("digest", None)
-    if claimed != digest_of(certificate):
-        raise VarError(f"{path}: was changed after it was written")
-    return certificate
 
 
 def _verify_numbers(folder: Path, certificate: Mapping[str, Any]) -> Iterator[Check]:

@@ -12,7 +12,7 @@ from var_core.errors import VarError
 from var_core.policy.budget import Budget
 from var_core.policy.cache import ContextCache
 from var_core.policy.decide import Remembered, Step, choose_ways, give
-from var_core.policy.recorded import RecordedDecisions, read_decisions
+from var_core.policy.recorded import RecordedDecisions, read_decisions, recall_at_k, set_agreement
 from var_core.policy.settings import PolicySettings
 from var_core.policy.tables import PolicyTables
 from var_core.policy.ways import Way
@@ -199,11 +199,9 @@ def sum_by_sequence(replayed: Iterator[Replayed], layout: RouterLayout) -> Seque
 
 def _sums(replayed: Replayed, width: int) -> NDArray[np.float64]:
     """Decisions, set agreement and recall by sequence and way, [S, 3, 3]."""
-    learned, given = replayed.learned, replayed.experts
-    same = (np.sort(learned, axis=2) == np.sort(given, axis=2)).all(axis=2)
-    filled = learned < width
-    found = (learned[..., :, None] == given[..., None, :]).any(axis=3) & filled
-    recall = found.sum(axis=2) / np.maximum(filled.sum(axis=2), 1)
+    shape, k = replayed.way.shape, replayed.learned.shape[2]
+    given, learned = replayed.experts.reshape(-1, k), replayed.learned.reshape(-1, k)
+    same, recall = set_agreement(given, learned).reshape(shape), recall_at_k(given, learned, width).reshape(shape)
     of_way = replayed.way[:, :, None] == np.array([int(way) for way in Way])
     values = np.stack([np.ones_like(recall), same, recall], axis=2)
     return np.einsum("stw,stv->swv", of_way, values)

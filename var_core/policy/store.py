@@ -54,7 +54,7 @@ class Policy:
             "made": self.made,
             "made_from": self.made_from,
         }
-        write_json(folder / RECORD, record | {"digest": digest_of(record)})
+        write_signed(folder / RECORD, record)
 
 
 def load_policy(folder: Path, made_from: Mapping[str, str] | None = None) -> Policy:
@@ -96,12 +96,27 @@ def _record(folder: Path) -> dict[str, Any]:
         raise VarError(f"{path}: no such file; name a folder that a policy was saved to")
     if not (folder / TABLES).is_file():
         raise VarError(f"{folder / TABLES}: no such file; make the policy again")
+    return read_signed(path, FORMAT, "policy")
+
+
+def write_signed(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record with its own digest."""
+    write_json(path, {**record, "digest": digest_of(record)})
+
+
+def read_signed(path: Path, file_format: int, what: str) -> dict[str, Any]:
+    """Read a record that was written with its own digest.
+
+    Raises
+    ------
+    VarError
+        If it is of another format, or not as it was written.
+    """
     record = read_json(path)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise VarError(f"{path}: not a policy of format {FORMAT}; make the policy again with this version")
-    claimed = record.pop("digest", None)
-    if claimed != digest_of(record):
-        raise VarError(f"{path}: was changed after it was written; make the policy again")
+    if not isinstance(record, dict) or record.get("format") != file_format:
+        raise VarError(f"{path}: not a {what} of format {file_format}; make the {what} again with this version")
+    if record.pop("digest", None) != digest_of(record):
+        raise VarError(f"{path}: was changed after it was written; make the {what} again")
     return record
 
 

@@ -76,7 +76,7 @@ def run_job(profile: Profile, results: Path, wait_s: float, gpus: bool) -> Found
         seconds = 5 if profile.uses_slurm else 1
         command = [sys.executable, "-m", "var_core.preflight.node", str(folder), str(seconds), str(int(gpus))]
         if profile.site is not None:
-            command = ["sh", "-c", '. "$0" && exec "$@"', str(profile.site.resolve()), *command]
+            command = ["sh", "-c", '. "$0"; exec "$@"', str(profile.site.resolve()), *command]
         if profile.uses_slurm:
             command = ["srun", f"--job-name={name}", *_SLURM_OPTIONS, *profile.slurm_request(), *command]
         with (folder / "stdout").open("w+") as out, (folder / "stderr").open("w+") as errors:
