@@ -122,7 +122,6 @@ class _Job:
                     _LOGGER.info("%s (it comes last)", error)
                     held.append(item)
             for item in held:
-                stop.check(bar.done, bar.total, bar.description)
                 self._capture_one(*item, bar, stop, wait_s=self._config.lock_wait_s)
 
     def assemble(self, shards: int) -> None:
