@@ -71,10 +71,8 @@ use rule capture_shard as capture_traced_shard with:
 rule capture:
     input:
         [
-            path
-            for split, shards in SHARDS.items()
-            for path in over_runs(
-                f"results/{{model}}/{{corpus}}/capture/{split}-{{shard}}.layer_stats.parquet",
-                shard=[f"{shard:05d}" for shard in range(shards)],
-            )
+            f"results/{run.model}/{run.corpus}/capture/{split}-{shard:05d}.layer_stats.parquet"
+            for run in RUNS
+            for split, shards in shards_of(run.model).items()
+            for shard in range(shards)
         ],

@@ -6,7 +6,12 @@ import sys
 from pathlib import Path
 
 from var_core.code_digest import code_digest
-from var_core.config.corpus import FilesCorpus, TraceCorpus
+from var_core.config.corpus import (
+    CAPTURED_SPLITS,
+    COUNTED_SPLITS,
+    FilesCorpus,
+    TraceCorpus,
+)
 from var_core.config.models import DemoModel, FolderModel, TraceModel
 from var_core.config.root import parse_config, read_yaml
 from var_core.errors import VarError
@@ -70,6 +75,12 @@ def code_of(script):
     """Digest of a stage's script and of the library modules it uses: an edit reruns exactly those stages."""
     # Beside these rules, wherever the workflow that uses them as a module lies.
     return code_digest(workflow.source_path(f"../workflow_scripts/{script}"))
+
+
+def shards_of(model):
+    """Split -> number of shards: what somebody recorded is counted or held out, for no policy can run in it."""
+    splits = COUNTED_SPLITS if model in TRACE_MODELS else CAPTURED_SPLITS
+    return {split: SHARDS[split] for split in splits}
 
 
 def over_runs(pattern, **more):
@@ -155,7 +166,12 @@ def demo_folder(wildcards):
 
 def trace_files(wildcards):
     """Paths of all traces of a run, split by split."""
-    return [path for split in TRACED for path in shard_files(wildcards, "trace", split)]
+    return [
+        path
+        for split in shards_of(wildcards.model)
+        if split in TRACED
+        for path in shard_files(wildcards, "trace", split)
+    ]
 
 
 def documents_file(wildcards):
@@ -171,12 +187,12 @@ def run_files(wildcards):
     files = {
         "statistics": [
             f"{folder}/statistics/{split}/{table}.parquet"
-            for split in SHARDS
+            for split in COUNTED_SPLITS
             for table in TABLES
         ],
         "shards": [
             path
-            for split in SHARDS
+            for split in COUNTED_SPLITS
             for kind in ("token_stats", "expert_counts")
             for path in shard_files(wildcards, kind, split)
         ],

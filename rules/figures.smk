@@ -39,7 +39,7 @@ rule draw_figure:
         runtime=60,
     params:
         config=CONFIG.figures.model_dump(mode="json"),
-        shards=SHARDS,
+        shards=lambda w: shards_of(w.model),
         traced=TRACED,
         # What all figures share, and the figure's own module, which is imported by its name.
         code=lambda w: (

@@ -24,7 +24,7 @@ rule test_hypotheses:
         runtime=120,
     params:
         config=CONFIG.hypotheses.model_dump(mode="json"),
-        shards=SHARDS,
+        shards=lambda w: shards_of(w.model),
         traced=TRACED,
         code=code_of("test_hypotheses.py"),
     message:

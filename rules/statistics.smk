@@ -29,6 +29,6 @@ rule statistics:
     input:
         over_runs(
             "results/{model}/{corpus}/statistics/{split}/{table}.parquet",
-            split=SHARDS,
+            split=COUNTED_SPLITS,
             table=TABLES,
         ),

@@ -8,8 +8,8 @@ rule import_trace:
     output:
         capture=[
             f"results/{{model}}/{{corpus}}/capture/{split}-{shard:05d}.{kind}.parquet"
-            for split, shards in SHARDS.items()
-            for shard in range(shards)
+            for split in COUNTED_SPLITS
+            for shard in range(SHARDS[split])
             for kind in (*TABLES, *(["trace"] if split in TRACED else []))
             # For every file of every job Snakemake tries every output of every rule.
             if TRACE_MODELS
@@ -33,7 +33,7 @@ rule import_trace:
     params:
         model=lambda w: CONFIG.models[w.model].model_dump(mode="json"),
         corpus=lambda w: CONFIG.corpora[w.corpus].model_dump(mode="json"),
-        shards=SHARDS,
+        shards=lambda w: shards_of(w.model),
         traced=TRACED,
         seed=CONFIG.capture.seed,
         max_state_mb=CONFIG.capture.max_state_mb,
@@ -59,7 +59,7 @@ rule measure_segments:
         runtime=120,
     params:
         windows=CONFIG.statistics.segment_windows,
-        shards=SHARDS,
+        shards=lambda w: shards_of(w.model),
         traced=TRACED,
         code=code_of("measure_segments.py"),
     message:

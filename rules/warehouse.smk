@@ -15,12 +15,11 @@ rule build_warehouse:
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=120,
     params:
-        runs=[(run.model, run.corpus) for run in RUNS],
-        shards=SHARDS,
+        runs=[(run.model, run.corpus, shards_of(run.model)) for run in RUNS],
         traced=TRACED,
         code=code_of("build_warehouse.py"),
     message:
-        "Building the DuckDB file over {params.runs}"
+        "Building the DuckDB file over all runs"
     script:
         "../workflow_scripts/build_warehouse.py"
 

@@ -18,12 +18,12 @@ from cluster.slurm import Slurm, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 AUDIT = Path(__file__).parent / "audit"
 SMALL = copy.deepcopy(workflow_runs.project.SMALL)
-SMALL["corpora"]["topics"]["max_tokens"] = {"capture": 160_000, "heldout": 5_000}
+SMALL["corpora"]["topics"]["max_tokens"] = {"capture": 160_000, "calibration": 5_000, "tuning": 3_000, "heldout": 5_000}
 # One short sequence a batch, so that a capture takes long enough to have something happen to it.
 SMALL["capture"] = {
-    "shards": {"capture": 2, "heldout": 1},
+    "shards": {"capture": 2, "calibration": 1, "tuning": 1, "heldout": 1},
     # Two a shard: large enough to have checkpoints, and one to be shared where two jobs are at it.
-    "micro_shards": {"capture": 4, "heldout": 1},
+    "micro_shards": {"capture": 4, "calibration": 1, "tuning": 1, "heldout": 1},
     "batch_sequences": 1,
     "checkpoint_tokens": 8_000,
     "lock_stale_s": 10,

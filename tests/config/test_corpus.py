@@ -7,21 +7,23 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def test_splits_sum_to_one():
-    splits = Splits(train=0.1, capture=0.2, heldout=0.7)
-    assert splits.train + splits.capture + splits.heldout == pytest.approx(1)
-    with pytest.raises(ValidationError, match=r"train 0.1 \+ capture 0.3 \+ heldout 0.2 make 0.6, not 1"):
+    splits = Splits(train=0.1, capture=0.2, calibration=0.1, tuning=0.1, heldout=0.5)
+    assert sum(splits.model_dump().values()) == pytest.approx(1)
+    said = r"train 0.1 \+ capture 0.25 \+ calibration 0.12 \+ tuning 0.08 \+ heldout 0.2 make 0.75, not 1; give all 5"
+    with pytest.raises(ValidationError, match=said):
         Splits(train=0.1)
 
 
-@pytest.mark.parametrize("split", ["capture", "heldout"])
+@pytest.mark.parametrize("split", ["capture", "calibration", "tuning", "heldout"])
 def test_no_statistics_without_text(split):
-    shares = {"train": 0.5, "capture": 0.5, "heldout": 0.5, split: 0.0}
+    shares = {"train": 0.2, "capture": 0.2, "calibration": 0.2, "tuning": 0.2, "heldout": 0.2, split: 0.0}
     with pytest.raises(ValidationError, match="greater than 0"):
         Splits(**shares)
 
 
 def test_only_the_corpus_of_the_demo_model_keeps_text_for_training():
-    assert PythonStdlibCorpus(source="python-stdlib").splits == Splits(train=0.5, capture=0.3, heldout=0.2)
+    assert PythonStdlibCorpus(source="python-stdlib").splits == Splits()
+    assert Splits().train > 0
     hub = HubCorpus(source="hub", dataset="allenai/c4", revision=COMMIT, max_documents=1)
     assert hub.splits.train == 0
 

@@ -6,6 +6,7 @@ import yaml
 from var_core.config.layers import load_layers
 from var_core.errors import VarError
 
+UNCOUNTED = ("calibration", "tuning", "heldout")
 BASE = {
     "runs": [{"model": "tiny", "corpus": "text"}],
     "models": {"tiny": {"source": "demo", "corpus": "text"}},
@@ -23,10 +24,13 @@ def write(folder, **files):
 def test_keys_are_laid_over_one_by_one_and_lists_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     layers = write(
-        tmp_path, base=BASE, one={"capture": {"shards": {"capture": 6}}}, two={"capture": {"trace": ["heldout"]}}
+        tmp_path,
+        base=BASE | {"policy": {"tables": ["token"]}},
+        one={"capture": {"shards": {"capture": 6}}},
+        two={"capture": {"trace": list(UNCOUNTED)}},
     )
     config = load_layers(layers)
-    assert (config.capture.seed, config.capture.shards.capture, config.capture.trace) == (1, 6, ("heldout",))
+    assert (config.capture.seed, config.capture.shards.capture, config.capture.trace) == (1, 6, UNCOUNTED)
 
 
 def test_the_default_lies_below_where_there_is_one(tmp_path, monkeypatch):

@@ -102,6 +102,6 @@ def test_a_dry_run_plans_every_shard_of_every_run(preset):
     assert jobs.get("write_documents", 0) == len(config.corpora) - recorded
     assert jobs.get("pack_sequences", 0) == captured
     capture_jobs = jobs.get("capture_shard", 0) + jobs.get("capture_traced_shard", 0)
-    assert capture_jobs == captured * (shards.capture + shards.heldout)
+    assert capture_jobs == captured * sum(shards.model_dump().values())
     assert jobs["test_hypotheses"] == len(config.runs)
     assert "train_demo_model" not in jobs

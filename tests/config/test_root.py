@@ -51,7 +51,11 @@ BAD = [
     ("captur", {}, "captur: unknown key; did you mean capture?"),
     ("capture/batch_sequence", 4, "capture.batch_sequence: unknown key; did you mean batch_sequences?"),
     ("models/demo/layer", 4, "models.demo.layer: unknown key; did you mean layers?"),
-    ("capture/shards/zebra", 4, "capture.shards.zebra: unknown key; known here are capture, heldout"),
+    (
+        "capture/shards/zebra",
+        4,
+        "capture.shards.zebra: unknown key; known here are capture, calibration, tuning, heldout",
+    ),
     ("corpora/text/splits", {"trains": 1.0}, "corpora.text.splits.trains: unknown key; did you mean train?"),
     ("models/demo/corpus", ..., "models.demo.corpus: is missing (corpus whose train split"),
     ("runs", ..., "runs: is missing (what is to be answered"),
@@ -84,10 +88,14 @@ BAD = [
     ("capture/batch_sequences", 0, "capture.batch_sequences: must be more than 0, not 0"),
     ("hypotheses/confidence", 1, "hypotheses.confidence: must be less than 1, not 1"),
     ("corpora/text/splits", {"train": 2}, "corpora.text.splits.train: must be at most 1, not 2"),
-    ("capture/trace", ["heldut"], "capture.trace.0: must be 'capture' or 'heldout', not 'heldut'"),
+    (
+        "capture/trace",
+        ["heldut"],
+        "capture.trace.0: must be 'capture', 'calibration', 'tuning' or 'heldout', not 'heldut'",
+    ),
     ("capture/trace", ["heldout"] * 2, "capture.trace: names 'heldout' twice"),
-    ("capture/trace", ["capture"], "capture.trace: must name heldout"),
-    ("capture/trace", [], "capture.trace: must name heldout"),
+    ("capture/trace", ["capture"], "capture.trace: must name calibration"),
+    ("capture/trace", ["calibration", "tuning"], "capture.trace: must name heldout"),
     ("figures/formats", ["png"], "figures.formats.0: must be 'svg' or 'pdf', not 'png'"),
     ("corpora/mine", {**FILES, "domains": {}}, "corpora.mine.domains: is empty (domain name -> paths"),
     ("models/other", {**HUB_MODEL, "revision": "main"}, "models.other.revision: must be a full commit hash"),
@@ -105,11 +113,15 @@ BAD = [
     # keys that must fit each other
     (
         "corpora/text/splits",
-        {"train": 0, "capture": 0.5, "heldout": 0.5},
+        {"train": 0, "capture": 0.45, "heldout": 0.35},
         "corpora.text.splits.train: is 0, but models.demo",
     ),
-    ("corpora/text/splits", {"train": 0.5}, None),
-    ("corpora/text/splits", {"train": 0.9}, "train 0.9 + capture 0.3 + heldout 0.2 make 1.4, not 1; give all three"),
+    ("corpora/text/splits", {"train": 0.35}, None),
+    (
+        "corpora/text/splits",
+        {"train": 0.9},
+        "train 0.9 + capture 0.25 + calibration 0.12 + tuning 0.08 + heldout 0.2 make 1.55, not 1; give all 5",
+    ),
     ("sequences/length", 4096, "sequences.length: 4096 is over models.demo.max_position (512)"),
 ]
 

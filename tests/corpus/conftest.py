@@ -16,7 +16,7 @@ CORPUS = "small"
 
 @pytest.fixture(scope="session")
 def small_documents(tmp_path_factory) -> Path:
-    """``documents.parquet`` of two domains, 60 documents each, over all three splits."""
+    """``documents.parquet`` of two domains, 60 documents each, over all splits."""
     folder = tmp_path_factory.mktemp("small-corpus")
     sources = {"code": inspect.getsource(textwrap), "prose": inspect.getdoc(json) * 5}
     for domain, text in sources.items():
@@ -27,7 +27,7 @@ def small_documents(tmp_path_factory) -> Path:
         source="files",
         format="jsonl",
         domains={domain: (str(folder / f"{domain}.jsonl"),) for domain in sources},
-        splits=Splits(train=0.4, capture=0.35, heldout=0.25),
+        splits=Splits(train=0.3, capture=0.25, calibration=0.1, tuning=0.1, heldout=0.25),
     )
     write_documents(CORPUS, config, folder / "out", "code")
     return folder / "out" / "documents.parquet"

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from var_core.config.corpus import SPLITS, FilesCorpus, Splits
+from var_core.config.corpus import CAPTURED_SPLITS, SPLITS, FilesCorpus, Splits
 from var_core.corpus import documents as documents_module
 from var_core.corpus.documents import DUPLICATES, EMPTY, read_documents, write_documents
 from var_core.corpus.schema import DOCUMENTS
 from var_core.errors import VarError
 from var_core.parquet import read_provenance, write_table
 
+EVEN = Splits(train=0.2, capture=0.2, calibration=0.2, tuning=0.2, heldout=0.2)
 ROWS = [{"text": f"text number {i}", "id": f"n{i}"} for i in range(40)]
 
 
@@ -25,7 +26,7 @@ def corpus(folder, rows=ROWS, domains=("news",), **values):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         paths[domain] = (str(path),)
     return FilesCorpus(
-        **{"source": "files", "format": "jsonl", "domains": paths, "name_field": "id", "splits": Splits(), **values}
+        **{"source": "files", "format": "jsonl", "domains": paths, "name_field": "id", "splits": EVEN, **values}
     )
 
 
@@ -90,10 +91,10 @@ def test_empty_and_duplicate_texts_are_left_out_and_counted(tmp_path):
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.permutations(ROWS), st.integers(20, 40))
+@given(st.permutations(ROWS), st.integers(30, 40))
 def test_a_documents_split_does_not_depend_on_order_or_on_other_documents(tmp_path, rows, kept):
     everything, _ = written(tmp_path, corpus(tmp_path))
-    some, _ = written(tmp_path, corpus(tmp_path, rows[:kept], splits=Splits()))
+    some, _ = written(tmp_path, corpus(tmp_path, rows[:kept], splits=EVEN))
     reference = dict(zip(everything["name"].to_pylist(), everything["split"].to_pylist(), strict=True))
     split_of = dict(zip(some["name"].to_pylist(), some["split"].to_pylist(), strict=True))
     assert len(split_of) == kept
@@ -101,10 +102,10 @@ def test_a_documents_split_does_not_depend_on_order_or_on_other_documents(tmp_pa
 
 
 def test_documents_of_one_name_are_in_one_split(tmp_path):
-    rows = [{"text": f"text {i}", "id": f"book {i % 12}"} for i in range(120)]
+    rows = [{"text": f"text {i}", "id": f"book {i % 40}"} for i in range(120)]
     table, _ = written(tmp_path, corpus(tmp_path, rows))
     pairs = set(zip(table["group"].to_pylist(), table["split"].to_pylist(), strict=True))
-    assert len(pairs) == 12
+    assert len(pairs) == 40
     assert {split for _, split in pairs} == set(SPLITS)
 
 
@@ -122,9 +123,10 @@ def test_a_needed_split_without_documents_is_said_and_nothing_is_written(tmp_pat
 
 
 def test_a_split_without_a_share_needs_no_documents(tmp_path):
-    table, manifest = written(tmp_path, corpus(tmp_path, splits=Splits(train=0, capture=0.6, heldout=0.4)))
+    shares = Splits(train=0, capture=0.25, calibration=0.25, tuning=0.25, heldout=0.25)
+    table, manifest = written(tmp_path, corpus(tmp_path, splits=shares))
     assert manifest["splits"]["train"] == {"documents": 0, "characters": 0, "domains": {}}
-    assert Counter(table["split"].to_pylist()).keys() == {"capture", "heldout"}
+    assert Counter(table["split"].to_pylist()).keys() == set(CAPTURED_SPLITS)
 
 
 def test_half_a_surrogate_pair_is_named(tmp_path):

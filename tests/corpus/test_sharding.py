@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from var_core.config.capture import MicroShards, Shards
+from var_core.config.corpus import CAPTURED_SPLITS as SPLITS
 from var_core.config.corpus import MaxTokens, SequencesConfig
 from var_core.corpus.schema import VOCABULARY
 from var_core.corpus.sharding import write_token_shards
@@ -16,9 +17,8 @@ from var_core.corpus.shards import TokenShard
 from var_core.corpus.tokenise import DocumentTokenizer, tokenised_documents
 from var_core.errors import VarError
 
-SPLITS = ("capture", "heldout")
-SHARDS = {"capture": 3, "heldout": 2}
-MICRO_SHARDS = {"capture": 6, "heldout": 4}
+SHARDS = {"capture": 3, "calibration": 1, "tuning": 1, "heldout": 2}
+MICRO_SHARDS = {"capture": 6, "calibration": 2, "tuning": 1, "heldout": 4}
 LENGTH = 16
 
 
@@ -150,7 +150,8 @@ def test_sequences_are_numbered_through_the_shards_and_every_shard_has_its_share
 def test_micro_shards_do_not_depend_on_the_number_of_shards(write, tmp_path):
     """So with another number of jobs nothing need be captured again."""
     contents = []
-    for shards in ({"capture": 2, "heldout": 1}, {"capture": 3, "heldout": 2}, {"capture": 6, "heldout": 4}):
+    for more in ({"capture": 2, "heldout": 1}, {"calibration": 2}, {"capture": 6, "heldout": 4}):
+        shards = SHARDS | more
         _, manifest = write(f"{shards}", shards=shards)
         contents.append(
             [[m for s in manifest["splits"][split]["shards"] for m in s["micro_shards"]] for split in SPLITS]
@@ -181,7 +182,7 @@ def test_provenance_and_manifest_say_what_a_shard_was_made_from(write, tmp_path,
                     "sequences": {"length": LENGTH, "isolate_documents": False},
                     "shards": SHARDS,
                     "micro_shards": MICRO_SHARDS,
-                    "max_tokens": {"capture": None, "heldout": None},
+                    "max_tokens": dict.fromkeys(SPLITS),
                 },
                 "code": "code",
             }
@@ -229,7 +230,7 @@ def test_equal_input_gives_equal_bytes(write, tmp_path):
 
 
 def test_shards_of_an_earlier_plan_are_removed(write, tmp_path):
-    write(shards={"capture": 6, "heldout": 4})
+    write(shards=SHARDS | {"capture": 6, "heldout": 4})
     (tmp_path / "shards" / "notes.txt").write_text("mine")
     write()
     names = {file.name for file in (tmp_path / "shards").iterdir()}
@@ -249,7 +250,7 @@ def test_shards_of_an_earlier_plan_are_removed(write, tmp_path):
             r"sequences\.length: 16 is more than the 15 positions .*tiny/small takes; lower it",
         ),
         (
-            {"micro_shards": {"capture": 9999, "heldout": 1}},
+            {"micro_shards": MICRO_SHARDS | {"capture": 9999}},
             r"capture\.micro_shards\.capture: 9999, but corpus small yields only \d+ sequences of 16",
         ),
         (

@@ -73,7 +73,7 @@ def test_only_the_train_split_is_learned_from(tmp_path):
 
 
 def test_too_little_text_gives_a_smaller_vocabulary_and_a_warning(tmp_path, caplog):
-    documents = corpus(tmp_path, [f"text {i}" for i in range(30)])
+    documents = corpus(tmp_path, [f"text {i}" for i in range(60)])
     train_tokenizer(documents, 5000, tmp_path / "tokenizer")
     size = len(AutoTokenizer.from_pretrained(tmp_path / "tokenizer"))
     assert 257 < size < 5000
@@ -81,6 +81,8 @@ def test_too_little_text_gives_a_smaller_vocabulary_and_a_warning(tmp_path, capl
 
 
 def test_an_empty_train_split_is_said(tmp_path):
-    documents = corpus(tmp_path, [f"text {i}" for i in range(30)], train=0, capture=0.5, heldout=0.5)
+    documents = corpus(
+        tmp_path, [f"text {i}" for i in range(60)], train=0, capture=0.3, calibration=0.2, tuning=0.2, heldout=0.3
+    )
     with pytest.raises(VarError, match=r"corpora\.mine\.splits\.train: no document"):
         train_tokenizer(documents, 300, tmp_path / "tokenizer")

@@ -32,7 +32,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
         format="jsonl",
         domains={"reference": (str(folder / "topics.jsonl"),)},
         name_field="name",
-        splits=Splits(train=0.6, capture=0.1, heldout=0.3),
+        splits=Splits(train=0.6, capture=0.04, calibration=0.04, tuning=0.04, heldout=0.28),
     )
     write_documents("topics", config, folder, "code")
     return folder / "documents.parquet"

@@ -18,7 +18,11 @@ CONFIG = {
     "runs": [{"model": "mine", "corpus": "text"}],
     "models": {"mine": {"source": "folder", "path": "model"}},
     "corpora": {"text": {"source": "files", "format": "text", "domains": {"prose": ["*.txt"]}}},
-    "capture": {"shards": {"capture": 2, "heldout": 1}},
+    "capture": {
+        "shards": {"capture": 2, "calibration": 1, "tuning": 1, "heldout": 1},
+        "trace": ["calibration", "tuning", "heldout"],
+    },
+    "policy": {"tables": ["token"]},
 }
 # Captures as stages run them: with a log file of their own, here with a line of progress at every moment.
 STAGES = """

@@ -22,8 +22,8 @@ def look(results, config_file):
     def shard():
         (run,) = read_status(results, load_layers([config_file])).runs
         assert [each.state for each in run.capture.shards[:2]] == ["waiting", "waiting"]
-        assert sum(run.capture.counts.values()) == 3
-        return run.capture.shards[2]
+        assert sum(run.capture.counts.values()) == 5
+        return run.capture.shards[-1]
 
     return shard
 
@@ -69,7 +69,7 @@ def test_each_state_is_seen(results, config_file, stages, look):
 
     assert stages.wait(stages.start(folder, log, checkpoint_tokens=640)) == 0
     assert look().state == "done"
-    assert "capture     waiting  1 of 3 shards, 2 waiting" in printed_status(results, config_file)
+    assert "capture     waiting  1 of 5 shards, 4 waiting" in printed_status(results, config_file)
 
 
 def printed_status(results, config_file, *more):
@@ -86,9 +86,10 @@ def test_the_same_as_json(results, config_file):
     values = json.loads(printed_status(results, config_file, "--json"))
     (run,) = values["runs"]
     assert (run["model"], run["corpus"]) == ("mine", "text")
-    assert run["capture"]["counts"] == {"done": 0, "running": 0, "failed": 0, "resumable": 0, "waiting": 3}
+    assert run["capture"]["counts"] == {"done": 0, "running": 0, "failed": 0, "resumable": 0, "waiting": 5}
     assert [(shard["split"], shard["shard"], shard["state"]) for shard in run["capture"]["shards"]] == [
-        ("capture", 0, "waiting"), ("capture", 1, "waiting"), ("heldout", 0, "waiting"),
+        ("capture", 0, "waiting"), ("capture", 1, "waiting"), ("calibration", 0, "waiting"),
+        ("tuning", 0, "waiting"), ("heldout", 0, "waiting"),
     ]  # fmt: skip
     assert values["warehouse"]["state"] == "waiting"
 

@@ -37,12 +37,12 @@ SMALL = {
         "topics": {
             "source": "python-stdlib",
             "domains": ["reference", "docstrings"],
-            "splits": {"train": 0.4, "capture": 0.3, "heldout": 0.3},
-            "max_tokens": {"capture": 30000, "heldout": 15000},
+            "splits": {"train": 0.3, "capture": 0.25, "calibration": 0.1, "tuning": 0.05, "heldout": 0.3},
+            "max_tokens": {"capture": 30000, "calibration": 8000, "tuning": 4000, "heldout": 15000},
         }
     },
     "sequences": {"length": 64},
-    "capture": {"shards": {"capture": 3, "heldout": 1}, "checkpoint_tokens": 4000},
+    "capture": {"shards": {"capture": 3, "calibration": 1, "heldout": 1}, "checkpoint_tokens": 4000},
     "hypotheses": {"permutations": 50, "bootstrap": 50, "h2": {"goodness_of_fit_draws": 5}},
     "figures": {"dpi": 60},
 }

@@ -1,10 +1,17 @@
 """Settings of routing capture."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from var_core.config.base import Block, Distinct
+from var_core.config.corpus import CAPTURED_SPLITS, CapturedSplit
+
+_NEEDED_TRACES: dict[CapturedSplit, str] = {
+    "calibration": "a policy's tables are compared with",
+    "tuning": "a policy's settings are compared on",
+    "heldout": "the hypotheses are tested on",
+}
 
 
 class Shards(Block):
@@ -12,6 +19,10 @@ class Shards(Block):
 
     capture: PositiveInt = Field(8, ge=2)
     """shards of the capture split; intervals come from leaving one out, so at least 2, better 8 or more"""
+    calibration: PositiveInt = 2
+    """shards of the calibration split"""
+    tuning: PositiveInt = 1
+    """shards of the tuning split"""
     heldout: PositiveInt = 2
     """shards of the held-out split"""
 
@@ -21,6 +32,10 @@ class MicroShards(Block):
 
     capture: PositiveInt = 48
     """micro-shards of the capture split; a multiple of its shards"""
+    calibration: PositiveInt = 8
+    """micro-shards of the calibration split; a multiple of its shards"""
+    tuning: PositiveInt = 4
+    """micro-shards of the tuning split; a multiple of its shards"""
     heldout: PositiveInt = 12
     """micro-shards of the held-out split; a multiple of its shards"""
 
@@ -37,8 +52,9 @@ class CaptureConfig(Block):
     """sequences a forward pass"""
     checkpoint_tokens: PositiveInt = 200_000
     """a checkpoint is written whenever this many tokens have passed since the last"""
-    trace: Annotated[tuple[Literal["capture", "heldout"], ...], Distinct] = ("heldout",)
-    """splits whose decisions are also written one by one, in order; ``heldout`` must be one, hypotheses need it"""
+    trace: Annotated[tuple[CapturedSplit, ...], Distinct] = CAPTURED_SPLITS
+    """splits whose decisions are also written one by one, in order: ``heldout`` must be one for the hypotheses,
+    ``calibration`` and ``tuning`` for policies, and ``capture`` for a policy's tables by pair of tokens and position"""
     max_nonfinite: NonNegativeInt = 0
     """decisions with NaN or infinite logits that a shard may hold; they are counted and never averaged in"""
     device: str = "auto"
@@ -60,10 +76,11 @@ class CaptureConfig(Block):
 
     @field_validator("trace")
     @classmethod
-    def _has_heldout(cls, trace: tuple[str, ...]) -> tuple[str, ...]:
-        if "heldout" not in trace:
-            raise ValueError("must name heldout, whose decisions the hypotheses are tested on")
-        return trace
+    def _has_what_analyses_need(cls, trace: tuple[CapturedSplit, ...]) -> tuple[CapturedSplit, ...]:
+        for split, need in _NEEDED_TRACES.items():
+            if split not in trace:
+                raise ValueError(f"must name {split}, whose decisions {need}")
+        return tuple(split for split in CAPTURED_SPLITS if split in trace)
 
     @model_validator(mode="after")
     def _whole_micro_shards(self) -> "CaptureConfig":

@@ -1,34 +1,41 @@
 """Settings of corpora and of packing."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from var_core.config.base import COMMIT_PATTERN, Block, Distinct, HubName, pinned
 
 Domain = Literal["reference", "docstrings", "code"]
-SplitName = Literal["train", "capture", "heldout"]
-SPLITS: tuple[SplitName, ...] = ("train", "capture", "heldout")
+SplitName = Literal["train", "capture", "calibration", "tuning", "heldout"]
+CapturedSplit = Literal["capture", "calibration", "tuning", "heldout"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+CAPTURED_SPLITS: tuple[CapturedSplit, ...] = get_args(CapturedSplit)
+COUNTED_SPLITS: tuple[CapturedSplit, ...] = ("capture", "heldout")
+"""Splits whose statistics are merged and analysed; of the others, only the decisions one by one are of use."""
 
 
 class Splits(Block):
     """Shares of the documents by use; they sum to 1. A document is in one split, by a hash of its group's name."""
 
-    train: float = Field(0.5, ge=0, le=1)
+    train: float = Field(0.35, ge=0, le=1)
     """share that trains the demo model; 0 for corpora that no model of this config is trained on"""
-    capture: float = Field(0.3, gt=0, le=1)
+    capture: float = Field(0.25, gt=0, le=1)
     """share whose routing is counted: tables and statistics are fitted on it"""
+    calibration: float = Field(0.12, gt=0, le=1)
+    """share on which a policy's tables are compared with the router: what the fast path takes is chosen on it"""
+    tuning: float = Field(0.08, gt=0, le=1)
+    """share on which a policy's settings are compared with each other"""
     heldout: float = Field(0.2, gt=0, le=1)
-    """share that nothing is fitted on: predictions are scored on it, and its trace is kept"""
+    """share that nothing is fitted, calibrated or tuned on: predictions and policies are scored on it"""
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> "Splits":
-        total = self.train + self.capture + self.heldout
+        shares = {split: float(getattr(self, split)) for split in SPLITS}
+        total = sum(shares.values())
         if abs(total - 1) > 1e-9:
-            raise ValueError(
-                f"train {self.train:g} + capture {self.capture:g} + heldout {self.heldout:g} make {total:g}, not 1; "
-                "give all three"
-            )
+            said = " + ".join(f"{split} {share:g}" for split, share in shares.items())
+            raise ValueError(f"{said} make {total:g}, not 1; give all {len(shares)}")
         return self
 
 
@@ -37,6 +44,10 @@ class MaxTokens(Block):
 
     capture: PositiveInt | None = None
     """tokens whose routing is counted"""
+    calibration: PositiveInt | None = None
+    """tokens that a policy's tables are compared with the router on"""
+    tuning: PositiveInt | None = None
+    """tokens that a policy's settings are compared on"""
     heldout: PositiveInt | None = None
     """tokens that predictions are scored on"""
 
@@ -44,7 +55,7 @@ class MaxTokens(Block):
 class CorpusBase(Block):
     """What all corpora have."""
 
-    splits: Splits = Splits(train=0.0, capture=0.6, heldout=0.4)
+    splits: Splits = Splits(train=0.0, capture=0.5, calibration=0.15, tuning=0.1, heldout=0.25)
     """shares of the documents by use"""
     max_tokens: MaxTokens = MaxTokens()
     """upper limits on packed tokens, taken in equal proportion from every domain"""

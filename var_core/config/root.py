@@ -15,6 +15,7 @@ from var_core.config.faults import one_line
 from var_core.config.figures import FiguresConfig
 from var_core.config.hypotheses import HypothesesConfig
 from var_core.config.models import AnyModelConfig, DemoModel, TraceModel
+from var_core.config.policy import CertificateConfig, EvaluationConfig, PolicyConfig
 from var_core.config.statistics import StatisticsConfig
 from var_core.errors import VarError
 
@@ -49,6 +50,12 @@ class Config(Block):
     """what is measured beside the counts"""
     hypotheses: HypothesesConfig = HypothesesConfig()
     """how the hypotheses are tested"""
+    policy: PolicyConfig = PolicyConfig()
+    """how routing is decided without the router"""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """how policies are compared with the plain model on held-out text"""
+    certificate: CertificateConfig = CertificateConfig()
+    """what is promised of a policy"""
     figures: FiguresConfig = FiguresConfig()
     """how figures are drawn"""
 
@@ -93,6 +100,16 @@ class Config(Block):
                 raise ValueError(
                     f"runs.{index}: {trace} has source trace, but {other} has not; recorded routing needs both"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _tables_have_their_trace(self) -> "Config":
+        by_order = [table for table in self.policy.tables if table != "token"]
+        if by_order and "capture" not in self.capture.trace:
+            raise ValueError(
+                f"policy.tables: {by_order[0]} is fitted to decisions in their order; add capture to capture.trace, or "
+                "take token alone"
+            )
         return self
 
     @model_validator(mode="after")

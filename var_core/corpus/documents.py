@@ -96,7 +96,7 @@ def read_documents(path: Path, split: SplitName) -> Iterator[pa.RecordBatch]:
     ----------
     path : Path
         A ``documents.parquet``.
-    split : {"train", "capture", "heldout"}
+    split : SplitName
 
     Yields
     ------

@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from var_core.config.capture import MicroShards, Shards
-from var_core.config.corpus import MaxTokens, SequencesConfig
+from var_core.config.corpus import CAPTURED_SPLITS, CapturedSplit, MaxTokens, SequencesConfig
 from var_core.corpus.dealing import deal, evenly_spread, quotas
 from var_core.corpus.packing import PackedDomain, pack
 from var_core.corpus.shards import ContentDigest, TokenRows, write_token_shard
@@ -22,10 +22,8 @@ from var_core.errors import VarError
 from var_core.files import write_json
 from var_core.parquet import read_provenance, write_table
 
-CountedSplit = Literal["capture", "heldout"]
-_COUNTED_SPLITS: tuple[CountedSplit, ...] = get_args(CountedSplit)
 _CHUNK_TOKENS = 1 << 20
-_SHARD_NAME = re.compile(r"(?:capture|heldout)-\d{5}\.parquet")
+_SHARD_NAME = re.compile(rf"(?:{'|'.join(CAPTURED_SPLITS)})-\d{{5}}\.parquet")
 
 _logger = logging.getLogger("var_core.corpus")
 
@@ -42,7 +40,7 @@ def write_token_shards(
     output: Path,
     code: str,
 ) -> None:
-    """Tokenise the capture and held-out splits, pack them, and write them as shards.
+    """Tokenise all splits but that for training, pack them, and write them as shards.
 
     Sequences are packed domain by domain (:mod:`var_core.corpus.packing`). Under a token limit, the same share
     of every domain's sequences is kept, at even distances from each other. The sequences of a domain are dealt
@@ -107,7 +105,7 @@ def write_token_shards(
             _plan(
                 documents, split, tokenizer, sequences, micro_shards, max_tokens, source["corpus"], Path(scratch, split)
             )
-            for split in _COUNTED_SPLITS
+            for split in CAPTURED_SPLITS
         ]
         _remove_old_shards(output)
         written = {plan.split: _write_split(plan, int(getattr(shards, plan.split)), output, base) for plan in plans}
@@ -119,7 +117,7 @@ def write_token_shards(
 class _Plan:
     """What of a split goes where."""
 
-    split: CountedSplit
+    split: CapturedSplit
     packed: dict[str, PackedDomain]
     kept: dict[str, NDArray[np.int64]]
     blocks: list[dict[str, range]]
@@ -127,7 +125,7 @@ class _Plan:
 
 def _plan(
     documents: Path,
-    split: CountedSplit,
+    split: CapturedSplit,
     tokenizer: DocumentTokenizer,
     sequences: SequencesConfig,
     micro_shards: MicroShards,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from var_core.config.corpus import COUNTED_SPLITS
 from var_core.config.models import DemoModel, TraceModel
 from var_core.config.root import Config
 from var_core.figures.registry import figures_of
@@ -61,7 +62,7 @@ def after_capture(results: Path, model: str, corpus: str, config: Config) -> Ite
     run, own = f"{model}/{corpus}", results / model / corpus
     merged = {
         own / "statistics" / split / f"{table}.parquet": (f"merge_statistics/{run}/{split}",)
-        for split in config.capture.shards.model_dump()
+        for split in COUNTED_SPLITS
         for table in SCHEMAS
     }
     segments = {own / "statistics" / "segments.parquet": (f"measure_segments/{run}",)}

@@ -4,13 +4,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from var_core.config.corpus import SPLITS
+from var_core.config.corpus import CAPTURED_SPLITS, COUNTED_SPLITS
 from var_core.errors import VarError
 from var_core.parquet import read_provenance
 from var_core.statistics.tables import SCHEMAS
 
 TRACE_KIND = "trace"
-_COUNTED_SPLITS = tuple(split for split in SPLITS if split != "train")
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,9 @@ class RunFiles:
         model, corpus : str
             Names in the configuration.
         shards : mapping of str to int, optional
-            Split -> number of shards. Without it, the number is what the provenance of the merged statistics
-            says, or, where they are not there yet, the number of files. Exactly these shards are named, and
-            files of further ones, left by an earlier configuration with more shards, are passed over.
+            Split -> number of shards, for all splits that the run has. Without it, the number is what the provenance
+            of the merged statistics says, or, where they are not there, the number of files. Exactly these shards are
+            named, and files of further ones, left by an earlier configuration with more shards, are passed over.
         traced : collection of str, optional
             Splits that keep a trace; traces of others, left by an earlier configuration, are passed over. Without
             it, the splits with trace files.
@@ -96,28 +95,33 @@ class RunFiles:
 
         numbers = {
             split: shards[split] if shards else _merged_shards(folder / "statistics" / split)
-            for split in _COUNTED_SPLITS
+            for split in CAPTURED_SPLITS
+            if not shards or split in shards
         }
 
-        def captured(kind: str) -> dict[str, tuple[Path, ...]]:
-            return {split: _shard_files(folder / "capture", split, kind, number) for split, number in numbers.items()}
+        def captured(kind: str, splits: Collection[str]) -> dict[str, tuple[Path, ...]]:
+            return {
+                split: _shard_files(folder / "capture", split, kind, number)
+                for split, number in numbers.items()
+                if split in splits
+            }
 
         return cls(
             run=f"{model}/{corpus}",
             model=model,
             corpus=corpus,
-            statistics={split: folder / "statistics" / split for split in _COUNTED_SPLITS},
+            statistics={split: folder / "statistics" / split for split in COUNTED_SPLITS},
             traces={
                 split: paths if traced is None or split in traced else ()
-                for split, paths in captured(TRACE_KIND).items()
+                for split, paths in captured(TRACE_KIND, CAPTURED_SPLITS).items()
             },
-            shard_token_stats=captured("token_stats"),
+            shard_token_stats=captured("token_stats", COUNTED_SPLITS),
             vocabulary=folder / "corpus" / "vocabulary.parquet",
             corpus_manifest=folder / "corpus" / "manifest.json",
             model_record=results / "models" / model / "model.json",
             training=trained if trained.exists() else None,
             verdicts=verdicts if verdicts.exists() else None,
-            shard_expert_counts=captured("expert_counts"),
+            shard_expert_counts=captured("expert_counts", COUNTED_SPLITS),
             documents=documents if documents.exists() else None,
             segments=segments if segments.exists() else None,
         )

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from var_core.config.corpus import SplitName, Splits
-from var_core.corpus.splits import assign_split
+from var_core.config.corpus import SplitName
+from var_core.corpus.splits import place_of
 from var_core.traces.importers.recording import Ints, Recording
 
 LEAST_TOKENS = 256
@@ -98,14 +98,14 @@ class Scratch:
 
     def __init__(self, folder: Path, shards: dict[SplitName, int], heldout: float, experts: int) -> None:
         self._folder, self._experts = folder, experts
-        self._splits = Splits(train=0.0, capture=1 - heldout, heldout=heldout) if heldout else None
+        self._heldout = heldout
         self.shards = {split: [ShardContent() for _ in range(count)] for split, count in shards.items()}
         self._shard_of: dict[str, int] = {}
         self._dealt = dict.fromkeys(shards, 0)
 
     def split_of(self, group: str) -> SplitName:
         """Split of a group, by the hash of its name."""
-        return assign_split(group, self._splits) if self._splits else "capture"
+        return "heldout" if place_of(group) >= 1 - self._heldout else "capture"
 
     def add(self, recording: Recording, document: int) -> None:
         """Keep a recording; groups are dealt to the shards of their split in turn."""
