@@ -13,7 +13,7 @@ from var_core.models.perplexity import SequenceScores, score_sequences
 from var_core.policy.runtime import DecisionRecord, Observer, RuntimePolicy
 from var_core.policy.sequences import Tokens
 from var_core.policy.settings import PolicySettings
-from var_core.policy.tables import PolicyTables
+from var_core.policy.tables import PolicyTables, token_only
 from var_core.policy.ways import Way
 from var_core.policy.weighting import Weighting
 from var_core.routing.batch import RouterLayout
@@ -166,6 +166,7 @@ def run_oracle(subject: Subject, text: Text) -> Arm:
 
 def global_table(tables: PolicyTables) -> PolicyTables:
     """Control: the same experts for all tokens, the ones used most."""
+    tables = token_only(tables)
     last = torch.zeros_like(tables.present)
     everywhere = replace(tables, experts=tables.experts.clone(), weights=tables.weights.clone())
     everywhere.experts[:] = tables.experts[:, -1:]
@@ -175,7 +176,7 @@ def global_table(tables: PolicyTables) -> PolicyTables:
 
 def random_experts(tables: PolicyTables, layout: RouterLayout, seed: int) -> PolicyTables:
     """Control: for every token id and layer k experts drawn at random, with the weights that its entry had."""
-    random = np.random.default_rng(seed)
+    random, tables = np.random.default_rng(seed), token_only(tables)
     experts = tables.experts.numpy().copy()
     for layer, shape in enumerate(layout.layers):
         drawn = np.argsort(random.random((experts.shape[1], shape.experts)), axis=1)[:, : shape.top_k]
@@ -190,6 +191,7 @@ def random_experts(tables: PolicyTables, layout: RouterLayout, seed: int) -> Pol
 
 def all_tokens(tables: PolicyTables) -> PolicyTables:
     """Every token id by its own entry, or where it has none by the one for everything: a plain table."""
+    tables = token_only(tables)
     absent = ~tables.present[:, : tables.vocabulary]
     experts, weights = tables.experts.clone(), tables.weights.clone()
     tokens = slice(0, tables.vocabulary)

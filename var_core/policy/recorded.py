@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from var_core.errors import VarError
@@ -22,7 +23,8 @@ class RecordedDecisions:
     Attributes
     ----------
     token_id, previous, position : numpy.ndarray
-        int64 [N]: the token, the one before it in its document within the sequence (-1 for none), and its place there.
+        int64 [N]: the token, the one before it that the model could see (-1 for none), and the position that the
+        model gave it; both start anew with every document where documents are isolated.
     sequence, place : numpy.ndarray
         int64 [N]: which sequence, and the place in it.
     experts : numpy.ndarray
@@ -45,8 +47,14 @@ class RecordedDecisions:
     def __len__(self) -> int:
         return len(self.token_id)
 
+    def tokens(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The token, the one before it and the position of each decision, as tables are asked."""
+        return torch.from_numpy(self.token_id), torch.from_numpy(self.previous), torch.from_numpy(self.position)
 
-def read_decisions(traces: Sequence[Path], layer: int, width: int, top_k: int) -> RecordedDecisions:
+
+def read_decisions(
+    traces: Sequence[Path], layer: int, width: int, top_k: int, isolate_documents: bool = True
+) -> RecordedDecisions:
     """Read one layer of a split's trace.
 
     Parameters
@@ -56,6 +64,8 @@ def read_decisions(traces: Sequence[Path], layer: int, width: int, top_k: int) -
     layer : int
     width, top_k : int
         E and k.
+    isolate_documents : bool, optional
+        Whether positions restarted where a document starts; False: they went on through the sequence.
 
     Raises
     ------
@@ -73,16 +83,19 @@ def read_decisions(traces: Sequence[Path], layer: int, width: int, top_k: int) -
     }
     order = np.lexsort((numbers["position"], numbers["sequence"]))
     sequence, place, document, token_id = (values[order] for values in numbers.values())
-    continued = (sequence[1:] == sequence[:-1]) & (document[1:] == document[:-1]) & (place[1:] == place[:-1] + 1)
+    continued = (sequence[1:] == sequence[:-1]) & (place[1:] == place[:-1] + 1)
+    if isolate_documents:
+        continued &= document[1:] == document[:-1]
     starts = np.concatenate([[True], ~continued])
     previous = np.where(starts, -1, np.concatenate([[-1], token_id[:-1]]))
-    # Places restart with every document, as positions do in a forward pass over packed documents.
+    # The place of each document's first token is taken off where positions restart with every document.
     begun = np.maximum.accumulate(np.where(starts, np.arange(len(place)), 0))
+    position = np.arange(len(place)) - begun if isolate_documents else place
     experts, weights = _slots(rows, width, top_k)
     return RecordedDecisions(
         token_id=token_id,
         previous=previous,
-        position=np.arange(len(place)) - begun,
+        position=position,
         sequence=sequence,
         place=place,
         experts=experts[order],
@@ -105,15 +118,6 @@ def _slots(rows: pa.Table, width: int, top_k: int) -> tuple[NDArray[np.int64], N
     weights = np.zeros((len(rows), top_k), np.float32)
     weights[filled] = rows["weights"].combine_chunks().flatten().to_numpy()
     return experts, weights
-
-
-def position_class(position: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """First position of the class of each position."""
-    return starts[np.searchsorted(starts, position, side="right") - 1]
-
-
-POSITION_STARTS = np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], np.int64)
-"""First positions of the classes: routing differs most at the start of a document."""
 
 
 def set_agreement(given: NDArray[np.int64], learned: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""The tables of a policy: rows of experts by token, by pair of tokens, by position, and for everything."""
+"""The tables of a policy: rows of experts by token, by token in a context, and for everything."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ class TableRows:
     Attributes
     ----------
     candidates : torch.Tensor
-        int64 [3, T]: the pair's row, the token's own, the position's; the order in which they are asked.
+        int64 [2, T]: the row of the token in its context, the token's own; the order in which they are asked.
     """
 
     candidates: torch.Tensor
@@ -27,25 +27,30 @@ class TableRows:
 
 @dataclass(frozen=True)
 class PolicyTables:
-    """Tables of all layers, one row after another: V token ids, P pairs, C classes of positions, and one for all.
+    """Tables of all layers, one row after another: V token ids, P pairs of context and token, and one for all.
+
+    Every decision has one owner: the row of its pair if the layer has that entry, else the token's if it has that,
+    else none. Only the owner's agreement says whether the fast path takes the decision; so a pair with a low agreement
+    is an exception that leaves a token to the router which is otherwise taken.
 
     Attributes
     ----------
     pairs : torch.Tensor
-        int64 [P], ascending: previous token id * V + token id.
+        int64 [P], ascending: context * V + token id, see :func:`pair_keys`.
     positions : torch.Tensor
-        int64 [C], ascending: first position of each class.
+        int64 [C + 1], ascending, or empty: first position of each of C classes of early positions, and the first
+        position after them.
     experts : torch.Tensor
-        int16 [L, R, k], R = V + P + C + 1; E where a slot is empty.
+        int16 [L, R, k], R = V + P + 1; E where a slot is empty.
     weights : torch.Tensor
         float32 [L, R, k].
     present : torch.Tensor
         bool [L, R]: whether a row has an entry.
     agreement : torch.Tensor
-        float32 [L, R]: agreement with the learned router, estimated on text that the entries were not fitted on;
-        NaN where nothing was estimated.
+        float32 [L, R]: agreement with the learned router of the decisions that a row owns, estimated on text that the
+        entries were not fitted on; NaN where nothing was estimated.
     usable : torch.Tensor
-        bool [L, R]: whether the fast path takes the entry.
+        bool [L, R]: whether the fast path takes the decisions that the row owns.
     """
 
     pairs: torch.Tensor
@@ -59,7 +64,7 @@ class PolicyTables:
     @property
     def vocabulary(self) -> int:
         """Token ids, V."""
-        return self.experts.shape[1] - len(self.pairs) - len(self.positions) - 1
+        return self.experts.shape[1] - len(self.pairs) - 1
 
     @property
     def top_k(self) -> int:
@@ -78,38 +83,62 @@ class PolicyTables:
         token_ids : torch.Tensor
             int64 [T].
         previous : torch.Tensor
-            int64 [T]: the token id before each in its document; -1 for none.
+            int64 [T]: the token id before each that the model sees; -1 for none.
         position : torch.Tensor
-            int64 [T]: place in the document, from 0.
+            int64 [T]: the position that the model gives it, from 0.
         """
         V, P = self.vocabulary, len(self.pairs)
-        known = (token_ids >= 0) & (token_ids < V)
-        token = torch.where(known, token_ids, NO_ROW)
+        token = torch.where((token_ids >= 0) & (token_ids < V), token_ids, NO_ROW)
         pair = torch.full_like(token, NO_ROW)
         if P:
-            key = previous * V + token_ids
+            key = pair_keys(token_ids, previous, position, self.positions, V)
             place = torch.searchsorted(self.pairs, key).clamp(max=P - 1)
-            pair = torch.where(known & (previous >= 0) & (self.pairs[place] == key), V + place, NO_ROW)
-        by_position = torch.full_like(token, NO_ROW)
-        if len(self.positions):
-            place = torch.searchsorted(self.positions, position, right=True) - 1
-            by_position = torch.where(place >= 0, V + P + place, NO_ROW)
-        return TableRows(torch.stack((pair, token, by_position)))
+            pair = torch.where(self.pairs[place] == key, V + place, NO_ROW)
+        return TableRows(torch.stack((pair, token)))
+
+    def owner(self, rows: TableRows) -> torch.Tensor:
+        """First row of each token that has an entry, int64 [L, T]; -1 where there is none."""
+        candidates = rows.candidates
+        held = self.present[:, candidates.clamp(min=0)] & (candidates >= 0)
+        row = candidates.gather(0, held.int().argmax(dim=1))
+        return torch.where(held.any(dim=1), row, NO_ROW)
 
     def usable_row(self, rows: TableRows) -> torch.Tensor:
-        """First row of each token that the fast path takes, int64 [L, T]; -1 where there is none."""
-        return _first(self.usable, rows.candidates, NO_ROW)
+        """The owner of each token where the fast path takes what it owns, int64 [L, T]; else -1."""
+        owner = self.owner(rows)
+        usable = self.usable.gather(1, owner.clamp(min=0)) & (owner >= 0)
+        return torch.where(usable, owner, NO_ROW)
 
     def any_row(self, rows: TableRows) -> torch.Tensor:
-        """First row of each token that has an entry at all, int64 [L, T]; else the row for everything."""
-        return _first(self.present, rows.candidates, self.experts.shape[1] - 1)
+        """The owner of each token, int64 [L, T]; where there is none, the row for everything."""
+        owner = self.owner(rows)
+        return torch.where(owner >= 0, owner, self.experts.shape[1] - 1)
 
 
-def _first(which: torch.Tensor, candidates: torch.Tensor, otherwise: int) -> torch.Tensor:
-    held = which[:, candidates.clamp(min=0)] & (candidates >= 0)
-    first = held.int().argmax(dim=1)
-    row = candidates.gather(0, first)
-    return torch.where(held.any(dim=1), row, otherwise)
+def pair_keys(
+    token_ids: torch.Tensor, previous: torch.Tensor, position: torch.Tensor, positions: torch.Tensor, vocabulary: int
+) -> torch.Tensor:
+    """Keys of tokens in their contexts, int64 [T]; -1 where there is none.
+
+    The context is the token before; but at early positions, where the model has seen little and routes differently, it
+    is the class c of the position, numbered V + c.
+
+    Parameters
+    ----------
+    token_ids, previous, position : torch.Tensor
+        As in :meth:`PolicyTables.rows`.
+    positions : torch.Tensor
+        As in :class:`PolicyTables`.
+    vocabulary : int
+        V.
+    """
+    context = torch.where(previous < vocabulary, previous, NO_ROW)
+    if len(positions):
+        by_position = torch.searchsorted(positions, position, right=True) - 1
+        early = (by_position >= 0) & (by_position < len(positions) - 1)
+        context = torch.where(early, vocabulary + by_position, context)
+    known = (token_ids >= 0) & (token_ids < vocabulary) & (context >= 0)
+    return torch.where(known, context * vocabulary + token_ids, NO_ROW)
 
 
 def assemble(
@@ -118,7 +147,7 @@ def assemble(
     tokens: Sequence[Entries],
     everything: Sequence[Entries],
     pairs: Sequence[Entries] = (),
-    positions: Sequence[Entries] = (),
+    positions: Sequence[int] = (),
 ) -> PolicyTables:
     """Put the entries of all layers into tables, of which the fast path takes none yet.
 
@@ -132,27 +161,48 @@ def assemble(
         A layer each, keys are token ids.
     everything : sequence of Entries
         A layer each, one entry.
-    pairs, positions : sequence of Entries, optional
-        A layer each; keys of :attr:`PolicyTables.pairs` and first positions.
+    pairs : sequence of Entries, optional
+        A layer each, keys as in :attr:`PolicyTables.pairs`.
+    positions : sequence of int, optional
+        As in :attr:`PolicyTables.positions`.
     """
-    pair_keys, position_keys = (_all_keys(parts) for parts in (pairs, positions))
-    starts = np.cumsum([0, vocabulary, len(pair_keys), len(position_keys)])
-    layers, k, rows = len(tokens), everything[0].experts.shape[1], int(starts[-1]) + 1
-    experts = np.full((layers, rows, k), width, np.int16)
-    weights = np.zeros((layers, rows, k), np.float32)
-    present = np.zeros((layers, rows), np.bool_)
+    pair_ids = np.unique(np.concatenate([part.key for part in pairs])) if len(pairs) else np.zeros(0, np.int64)
+    layers, k, last = len(tokens), everything[0].experts.shape[1], vocabulary + len(pair_ids)
+    experts = np.full((layers, last + 1, k), width, np.int16)
+    weights = np.zeros((layers, last + 1, k), np.float32)
+    present = np.zeros((layers, last + 1), np.bool_)
     for layer in range(layers):
-        parts = [(tokens[layer], tokens[layer].key), (everything[layer], starts[-1:])]
-        if len(pair_keys):
-            parts.append((pairs[layer], starts[1] + np.searchsorted(pair_keys, pairs[layer].key)))
-        if len(position_keys):
-            parts.append((positions[layer], starts[2] + np.searchsorted(position_keys, positions[layer].key)))
+        parts = [(tokens[layer], tokens[layer].key), (everything[layer], np.array([last]))]
+        if len(pair_ids):
+            parts.append((pairs[layer], vocabulary + np.searchsorted(pair_ids, pairs[layer].key)))
         for entries, row in parts:
             experts[layer, row], weights[layer, row], present[layer, row] = entries.experts, entries.weights, True
-    unknown = np.full((layers, rows), np.nan, np.float32)
-    arrays = (pair_keys, position_keys, experts, weights, present, unknown, np.zeros_like(present))
+    unknown = np.full((layers, last + 1), np.nan, np.float32)
+    starts = np.array(positions, np.int64)
+    arrays = (pair_ids, starts, experts, weights, present, unknown, np.zeros_like(present))
     return PolicyTables(*(torch.from_numpy(array) for array in arrays))
 
 
-def _all_keys(parts: Sequence[Entries]) -> NDArray[np.int64]:
-    return np.unique(np.concatenate([part.key for part in parts])) if len(parts) else np.zeros(0, np.int64)
+def keep_pairs(tables: PolicyTables, kept: NDArray[np.bool_]) -> PolicyTables:
+    """The tables with only some entries of pairs; their decisions are owned by the tokens' rows then.
+
+    Parameters
+    ----------
+    tables : PolicyTables
+    kept : numpy.ndarray
+        bool [L, P]; a pair that no layer keeps has no row any more.
+    """
+    V, kept = tables.vocabulary, kept & tables.present[:, tables.vocabulary : -1].numpy()
+    some = torch.from_numpy(kept.any(axis=0))
+    row = torch.cat((torch.ones(V, dtype=torch.bool), some, torch.ones(1, dtype=torch.bool)))
+    names = ("experts", "weights", "present", "agreement", "usable")
+    fewer = {name: getattr(tables, name)[:, row] for name in names}
+    here = torch.from_numpy(kept)[:, some]
+    for name in ("present", "usable"):
+        fewer[name][:, V:-1] &= here
+    return replace(tables, pairs=tables.pairs[some], **fewer)
+
+
+def token_only(tables: PolicyTables) -> PolicyTables:
+    """The tables by token id, and for everything: without pairs."""
+    return keep_pairs(tables, np.zeros((len(tables.present), len(tables.pairs)), np.bool_))
