@@ -41,8 +41,9 @@ def calibrate(
     """Drop the pairs that do not pay, and estimate the agreement of every row's own decisions on a calibration split.
 
     Few decisions say little of a row, so its mean is drawn towards that of all decisions of its token, and this
-    towards the mean of all tokens (:func:`nested_agreement`). Rows of tokens that do not occur in the split are not
-    estimated.
+    towards the mean of all tokens (:func:`nested_agreement`); that of a token's own row, which is left with what no
+    pair owns, towards what its experts would come to on all of its decisions. Rows of tokens that do not occur in the
+    split are not estimated.
 
     Parameters
     ----------
@@ -130,14 +131,17 @@ class _LayerSums:
 
     def agreement(self, kept: NDArray[np.bool_]) -> Floats:
         """Estimate of every row, [R], when only some pairs own their decisions; NaN for pairs that do not."""
-        groups = self.behind.shape[1]
-        theirs = [np.bincount(self.row_behind[kept], part[kept], groups) for part in self.without]
-        left = self.behind - np.stack(theirs)
-        members = np.concatenate([left, self.pair[:, kept]], axis=1)
-        estimate = nested_agreement(members, np.concatenate([np.arange(groups), self.row_behind[kept]]), groups)
-        pairs = np.full(len(kept), np.nan)
-        pairs[kept] = estimate[groups:]
-        return np.concatenate([estimate[: groups - 1], pairs, estimate[groups - 1 : groups]])
+        groups, own = self.behind.shape[1], self.row_behind[kept]
+        left = self.behind - np.stack([np.bincount(own, part[kept], groups) for part in self.without])
+        group = np.append(np.arange(groups), own)
+        # What is left to a token has its own experts, and is drawn towards what these come to in all contexts.
+        tokens, pairs = (
+            nested_agreement(np.concatenate([left, part[:, kept]], axis=1), group, groups)
+            for part in (self.without, self.pair)
+        )
+        of_pair = np.full(len(kept), np.nan)
+        of_pair[kept] = pairs[groups:]
+        return np.concatenate([tokens[: groups - 1], of_pair, tokens[groups - 1 : groups]])
 
 
 def rows_of(tables: PolicyTables, recorded: RecordedDecisions) -> TableRows:
@@ -198,7 +202,7 @@ def nested_agreement(sums: Floats, group: NDArray[np.int64], groups: int) -> Flo
     return np.divide(agreed + strength * prior, n + strength, out=prior.copy(), where=n + strength > 0)
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
+def _ratio(part: NDArray[np.generic], whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
 
 

@@ -67,7 +67,7 @@ def coverage_curve(score: Floats, promised: Floats, coverages: Floats = COVERAGE
         float64 [M], more than 0 and at most 1.
     """
     _, place = np.unique(-promised, return_inverse=True)
-    return _curve(np.bincount(place), np.bincount(place, score), coverages)
+    return _curve(np.stack([np.bincount(place), np.bincount(place, score)]).astype(np.float64), coverages)
 
 
 def gain_at_equal_coverage(
@@ -124,8 +124,8 @@ def gain_at_equal_coverage(
             for tables in (baseline, best):
                 score, promised = promises(tables, layer, layout, recorded, measure)
                 sums = _by_cluster(score, promised, number[place], len(names))
-                curves.append(_curve(*sums.sum(axis=1), coverages))
-                draws.append(np.stack([_curve(*each, coverages) for each in _resampled(weights, sums)]))
+                curves.append(_curve(sums.sum(axis=1), coverages))
+                draws.append(np.stack([_curve(each, coverages) for each in _resampled(weights, sums)]))
             difference = (draws[1] - draws[0]).T
             ends = [percentile_interval(each, len(names), confidence) or (np.nan, np.nan) for each in difference]
             low, high = np.array(ends, dtype=np.float64).T
@@ -153,11 +153,11 @@ def promises(
     return agreement_scores(tables, layer, layout, recorded, row, measure), promised[row]
 
 
-def _curve(n: NDArray[np.generic], agreed: Floats, coverages: Floats) -> Floats:
-    """Agreement at each coverage, of decisions and their summed agreement from the best promise down."""
-    total, sums = np.append(0.0, np.cumsum(n)), np.append(0.0, np.cumsum(agreed))
-    wanted = coverages * total[-1]
-    return np.interp(wanted, total, sums) / wanted
+def _curve(sums: Floats, coverages: Floats) -> Floats:
+    """Agreement at each coverage, of decisions and their summed agreement, [2, G], from the best promise down."""
+    n, agreed = np.pad(sums.cumsum(axis=1), ((0, 0), (1, 0)))
+    wanted = coverages * n[-1]
+    return np.interp(wanted, n, agreed) / wanted
 
 
 def _by_cluster(score: Floats, promised: Floats, cluster: NDArray[np.int64], clusters: int) -> Floats:
@@ -168,9 +168,9 @@ def _by_cluster(score: Floats, promised: Floats, cluster: NDArray[np.int64], clu
     groups = int(binned[-1]) + 1
     cell = cluster * groups + binned[place]
     sums = [np.bincount(cell, part, clusters * groups) for part in (np.ones(len(score)), score)]
-    return np.stack(sums).reshape(2, clusters, groups)
+    return np.stack(sums).astype(np.float64).reshape(2, clusters, groups)
 
 
-def _resampled(weights: Floats, sums: Floats) -> NDArray[np.float64]:
+def _resampled(weights: Floats, sums: Floats) -> Floats:
     """The same sums in each resample, [B, 2, G]."""
     return np.stack([weights @ part for part in sums], axis=1)
