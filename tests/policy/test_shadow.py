@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from moe_models import VOCABULARY
+from var_core.errors import VarError
 from var_core.policy.audit import AuditMonitor
 from var_core.policy.shadow import ShadowAudit
 from var_core.policy.ways import Way
@@ -83,3 +84,34 @@ def test_the_same_decisions_are_audited_whatever_the_passes(mixtral, tables):
                 past = mixtral.model(part, past_key_values=past, use_cache=True).past_key_values
         totals.append((audit.monitor.observed.tolist(), audit.monitor.total.tolist()))
     assert totals[0] == totals[1] == totals[2]
+
+
+def sampled(subject, tables, text, **more):
+    """Numbers of the sequences that an audit looked at, and the number of the next."""
+    numbers = set()
+
+    class Noted(ShadowAudit):
+        def asks(self, layer, tokens):
+            asked = super().asks(layer, tokens)
+            numbers.update(tokens.sequence[asked.view(tokens.ids.shape).any(dim=1)].tolist())
+            return asked
+
+    audit = Noted(AuditMonitor([0.0] * 3, 0.05), share=0.3)
+    policy = subject.policy(tables, observers=[audit], **more)
+    for half in (text[: len(text) // 2], text[len(text) // 2 :]):
+        with policy:
+            for ids in half:
+                subject.logits(ids)
+    return sorted(numbers), policy.next_sequence
+
+
+def test_a_later_run_audits_other_sequences_if_it_is_told_where_to_go_on(mixtral, tables):
+    both, end = sampled(mixtral, tables["good"], texts(20))
+    # Entered twice, and its numbers went on.
+    assert end == 80 and max(both) > 40
+    first, number = sampled(mixtral, tables["good"], texts(10))
+    later, end = sampled(mixtral, tables["good"], texts(10), first_sequence=number)
+    assert first + later == both and end == 80
+    assert sampled(mixtral, tables["good"], texts(10)) == (first, number)
+    with pytest.raises(VarError, match="numbered from 0"):
+        mixtral.policy(tables["good"], first_sequence=-1)

@@ -109,6 +109,9 @@ class RuntimePolicy(Hooked):
     weightings : mapping of int to Weighting, optional
         Of each layer; needed for live weights.
     observers : sequence of Observer, optional
+    first_sequence : int, optional
+        Number of the first sequence, which an audit samples by: go on from :attr:`next_sequence` of an earlier run,
+        or every run's audit looks at the same places. A policy that is entered again goes on by itself.
 
     Attributes
     ----------
@@ -131,6 +134,7 @@ class RuntimePolicy(Hooked):
         settings: PolicySettings,
         weightings: Mapping[int, Weighting] | None = None,
         observers: Sequence[Observer] = (),
+        first_sequence: int = 0,
     ) -> None:
         super().__init__()
         _check(model, sites, layout, tables, settings, weightings)
@@ -138,7 +142,7 @@ class RuntimePolicy(Hooked):
         self._weightings, self._observers = weightings or {}, observers
         self._tables = tables.to(_device(model))
         self._routers = [PartialRouter(model, site, self._asks(site.layer)) for site in sites]
-        self._sequences, self._passes = Sequences(), -1
+        self._sequences, self._passes = Sequences(first_sequence), -1
         self._tokens: Tokens | None = None
         self._step: Step | None = None
         self._ways: dict[int, tuple[Ways, torch.Tensor]] = {}
@@ -149,6 +153,11 @@ class RuntimePolicy(Hooked):
         device = self._tables.experts.device
         self._way_numbers = torch.tensor([int(way) for way in Way], dtype=torch.int8, device=device)
         self.counts = Counts(torch.zeros(len(sites), len(Way), dtype=torch.int64, device=device))
+
+    @property
+    def next_sequence(self) -> int:
+        """Number of the next sequence that begins."""
+        return self._sequences.next
 
     def __enter__(self) -> "RuntimePolicy":
         base = getattr(self._model, "base_model", self._model)

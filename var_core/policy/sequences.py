@@ -25,7 +25,7 @@ class Tokens:
     position : torch.Tensor
         int64 [S, T]: place in the document, padding not counted.
     sequence : torch.Tensor
-        int64 [S]: number of each row's sequence, from 0 since the policy was entered.
+        int64 [S], on the host: number of each row's sequence; every pass with nothing before it begins new ones.
     place : torch.Tensor
         int64 [S, T]: place in the sequence, padding not counted.
     """
@@ -40,10 +40,23 @@ class Tokens:
 
 
 class Sequences:
-    """Follows the S sequences of a batch through prefill and decoding."""
+    """Follows the S sequences of a batch through prefill and decoding.
 
-    def __init__(self) -> None:
-        self._length, self._begun = 0, 0
+    Parameters
+    ----------
+    first : int, optional
+        Number of the first sequence.
+
+    Attributes
+    ----------
+    next : int
+        Number of the next sequence that begins.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        if first < 0:
+            raise VarError(f"first_sequence is {first}; sequences are numbered from 0")
+        self._length, self.next = 0, first
         self._met = torch.zeros(0, dtype=torch.int64)
         self._last = torch.zeros(0, dtype=torch.int64)
         self._positions = torch.zeros(0, dtype=torch.int64)
@@ -73,7 +86,7 @@ class Sequences:
         if fresh:
             self._last = ids.new_full((len(ids),), -1)
             self._positions, self._met = torch.zeros_like(self._last), torch.zeros_like(self._last)
-            self._begun += len(ids)
+            self.next += len(ids)
         elif before != self._length or len(ids) != len(self._last):
             raise VarError(
                 f"a policy follows {len(self._last)} sequences of {self._length} tokens, and the model was called with "
@@ -101,7 +114,7 @@ class Sequences:
         self._last = torch.where(any_counted, ids.gather(1, at)[:, 0], self._last)
         self._positions = torch.where(any_counted, position.gather(1, at)[:, 0] + 1, self._positions)
         met, self._met = self._met[:, None] + number, self._met + counts.sum(dim=1)
-        sequence = torch.arange(self._begun - len(ids), self._begun, device=ids.device)
+        sequence = torch.arange(self.next - len(ids), self.next)
         return Tokens(ids, counts, starts, previous, position, sequence, met)
 
 

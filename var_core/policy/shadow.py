@@ -48,7 +48,7 @@ class ShadowAudit(Observer):
 
     def begins(self, policy: RuntimePolicy, tokens: Tokens) -> None:
         """Take in the sequences that have ended."""
-        numbers = tokens.sequence.cpu().numpy()
+        numbers = tokens.sequence.numpy()
         if self._sequences is None or numbers[0] != self._sequences[0]:
             self._close(policy)
             shape = (len(numbers), len(self.monitor.certified))
@@ -57,7 +57,7 @@ class ShadowAudit(Observer):
 
     def asks(self, layer: int, tokens: Tokens) -> torch.Tensor:
         """The sample: whole sequences, or decisions; which are in it depends on nothing but their place."""
-        sequence, counts = tokens.sequence[:, None], tokens.counts
+        sequence, counts = tokens.sequence.to(tokens.ids.device)[:, None], tokens.counts
         if self._unit == "sequence":
             return (is_audited(self.share, self._seed, sequence, 0, 0) & counts).flatten()
         return (is_audited(self.share, self._seed, sequence, tokens.place, layer) & counts).flatten()
