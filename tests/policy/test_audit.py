@@ -8,7 +8,7 @@ from scipy import stats
 
 from clustered import ClusteredText
 from var_core.errors import VarError
-from var_core.policy.audit import BETS, AuditMonitor, sequence_means
+from var_core.policy.audit import BETS, HIGHEST_CERTIFIED, AuditMonitor, sequence_means, watched_agreement
 
 ALPHA = 0.05
 RUNS = 1000
@@ -224,3 +224,24 @@ def test_what_cannot_be_is_refused():
         AuditMonitor([0.5], ALPHA).update([[1.5]], [[True]])
     with pytest.raises(ValueError, match="between 0 and 1"):
         AuditMonitor([0.5], ALPHA).update([[np.nan]], [[True]])
+
+
+def promise(name, bound, **more):
+    return {"name": name, "direction": "at least", "bound": bound, **more}
+
+
+def test_a_certificate_that_promises_everything_can_be_watched():
+    """Where all agrees the bound is 1, which the monitor refuses; watched a little lower it stays silent, and sees."""
+    made = [
+        promise("set_agreement_on_plain_states", 0.8, layer=2), promise("set_agreement_on_plain_states", 1.0, layer=0),
+        promise("learned_share", 0.3), promise("clipped_loss_increase", 0.1),
+    ]  # fmt: skip
+    watched = watched_agreement(made, 4)
+    assert watched.tolist() == [HIGHEST_CERTIFIED, 0.0, 0.8, 0.0]
+    monitor = AuditMonitor(watched, ALPHA)
+    assert not monitor.update(np.ones((10_000, 4)), np.ones((10_000, 4), bool))
+    assert monitor.update(np.zeros((20, 4)), np.ones((20, 4), bool))[0].layer == 0
+    with pytest.raises(VarError, match="layer 2 of 2"):
+        watched_agreement(made, 2)
+    with pytest.raises(VarError, match="nothing to watch"):
+        watched_agreement(made[2:], 4)

@@ -6,7 +6,7 @@ what was certified, that it is below. By Ville's inequality (1939) a capital of 
 probability at most alpha, however long the stream and however often one looks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,7 +22,8 @@ BETS = np.geomspace(0.004, 0.9, 20)
 """Shares of what may be lost at most that are bet; a bet of drop / certified is the best against that drop."""
 
 HIGHEST_CERTIFIED = 0.999
-"""Above it, one wrong decision in some thousands is a disproof, and products of a chunk might overflow."""
+"""Above it, one wrong decision in some thousands is a disproof, and products of a chunk might overflow; see
+:func:`watched_agreement` for certificates that promise more."""
 
 _CHUNK_ROWS = 64
 _WORD = 0xFFFFFFFF
@@ -63,6 +64,7 @@ class AuditMonitor:
     ----------
     certified : float array, shape (L,)
         Mean that is certified at each layer, in [0, ``HIGHEST_CERTIFIED``]; 0: nothing is, no alarm is possible.
+        :func:`watched_agreement` makes it of a certificate's promises.
     alpha : float
         Probability of a false alarm.
     family : int, optional
@@ -192,6 +194,41 @@ def _shaped(values: Any, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     if array.shape != shape:
         raise ValueError(f"an array of shape {array.shape} where {shape} belongs")
     return array
+
+
+def watched_agreement(promises: Iterable[Mapping[str, Any]], layers: int) -> Floats:
+    """What a monitor watches of a certificate's promises: the set agreement that each layer keeps at least.
+
+    A promise above ``HIGHEST_CERTIFIED`` (1.0 where everything agreed) is watched at that. What is claimed of the
+    layer is then less than what was certified: false alarms are as rare as stated, and an agreement between the two
+    is not noticed.
+
+    Parameters
+    ----------
+    promises : iterable of mapping
+        ``"promises"`` of a certificate; those of other things than layers' set agreement are passed over.
+    layers : int
+        L.
+
+    Returns
+    -------
+    float64 array, shape (L,)
+        0 at layers of which nothing was promised, such as those without a fast path.
+
+    Raises
+    ------
+    VarError
+        If nothing is promised of any layer, or of a layer that is not there.
+    """
+    watched = np.zeros(layers)
+    own = [each for each in promises if "layer" in each and each["name"].startswith("set_agreement")]
+    if not own:
+        raise VarError("audit: the certificate promises no layer's set agreement, so there is nothing to watch")
+    for promise in own:
+        if not 0 <= promise["layer"] < layers:
+            raise VarError(f"audit: the certificate promises something of layer {promise['layer']} of {layers}")
+        watched[promise["layer"]] = min(promise["bound"], HIGHEST_CERTIFIED)
+    return watched
 
 
 def sequence_means(outcomes: ArrayLike, audited: ArrayLike, sequence: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
