@@ -237,6 +237,27 @@ def test_beams_of_generation_are_refused(mixtral, ids):
         mixtral.model.generate(ids, max_new_tokens=6, num_beams=3, do_sample=False, pad_token_id=96)
 
 
+def test_generating_without_a_cache_is_refused(mixtral, ids):
+    """Every step would be taken for new sequences, its decisions counted and audited again."""
+    for beams in (1, 2):
+        with mixtral.policy(table(mixtral, ids)) as policy, pytest.raises(VarError, match="use_cache=True"):
+            mixtral.model.generate(
+                ids, max_new_tokens=6, num_beams=beams, do_sample=False, use_cache=False, pad_token_id=96
+            )
+    # The prompt, once a beam, and nothing else.
+    assert sum(by_way(policy)) == 2 * ids.numel() * len(mixtral.sites)
+
+
+def test_other_sequences_of_one_token_more_are_new_ones(mixtral, ids):
+    with mixtral.policy(table(mixtral, ids)) as policy, torch.inference_mode():
+        mixtral.model(ids[:, :-1], use_cache=False)
+        mixtral.model(ids + 1, use_cache=False)
+        # And a prompt that was decoded from may be continued in another call.
+        mixtral.model.generate(ids[:, :4], max_new_tokens=3, do_sample=False, pad_token_id=96)
+        mixtral.model.generate(ids[:, :5], max_new_tokens=3, do_sample=False, pad_token_id=96)
+    assert policy.next_sequence == 8
+
+
 def test_a_mask_that_hides_the_padding_is_refused(mixtral, ids):
     with mixtral.policy(table(mixtral, ids)), pytest.raises(VarError, match="which tokens are padding"):
         mixtral.logits(ids, attention_mask=torch.ones(2, 1, ids.shape[1], ids.shape[1]))

@@ -96,6 +96,9 @@ class Counts:
 class RuntimePolicy(Hooked):
     """Context manager that lets a policy decide in a model's routers' place, in prefill and in generation.
 
+    A pass with no key-value cache behind it begins new sequences: their contexts, budgets and audits start anew.
+    Generating without that cache, every step of which repeats all tokens before it, is therefore refused.
+
     Parameters
     ----------
     model : transformers.PreTrainedModel

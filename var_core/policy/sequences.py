@@ -57,6 +57,7 @@ class Sequences:
         if first < 0:
             raise VarError(f"first_sequence is {first}; sequences are numbered from 0")
         self._length, self.next = 0, first
+        self._begun: torch.Tensor | None = None
         self._met = torch.zeros(0, dtype=torch.int64)
         self._last = torch.zeros(0, dtype=torch.int64)
         self._positions = torch.zeros(0, dtype=torch.int64)
@@ -84,6 +85,7 @@ class Sequences:
         before = int(past.get_seq_length()) if past is not None else 0
         fresh = before == 0
         if fresh:
+            self._check_anew(ids)
             self._last = ids.new_full((len(ids),), -1)
             self._positions, self._met = torch.zeros_like(self._last), torch.zeros_like(self._last)
             self.next += len(ids)
@@ -93,8 +95,24 @@ class Sequences:
                 f"{len(ids)} that have {before} tokens behind them: beams, and drafts that are taken back, are not "
                 "supported"
             )
+        else:
+            self._begun = None
         self._length = before + ids.shape[1]
         return self._tokens(ids.long(), *_masks(ids, keywords, fresh)), fresh
+
+    def _check_anew(self, ids: torch.Tensor) -> None:
+        """Refuse to take the same sequences with one more token for new ones, as generation without a cache has them.
+
+        Looks at the tokens only where the shapes are such; so nobody waits for a device in vain.
+        """
+        last, self._begun = self._begun, ids
+        if last is None or ids.shape != (len(last), last.shape[1] + 1):
+            return
+        if torch.equal(last.to(ids.device), ids[:, :-1]):
+            raise VarError(
+                "a policy would decide anew, and count again, about all tokens of every step: the model was called "
+                "with the last pass's tokens and one more; generate with a cache (use_cache=True)"
+            )
 
     def _tokens(self, ids: torch.Tensor, counts: torch.Tensor, starts: torch.Tensor) -> Tokens:
         length = ids.shape[1]
