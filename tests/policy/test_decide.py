@@ -6,8 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from var_core.policy.budget import Budget
-from var_core.policy.cache import CacheLimits, ContextCache
-from var_core.policy.decide import UNTRUSTED, Remembered, Step, choose_ways, give
+from var_core.policy.cache import CacheLimits
+from var_core.policy.decider import Decider
+from var_core.policy.memory import UNTRUSTED, Remembered
+from var_core.policy.sequences import Tokens
+from var_core.policy.settings import BudgetSettings, CacheSettings, PolicySettings
 from var_core.policy.tables import PolicyTables
 from var_core.policy.ways import Way
 
@@ -23,6 +26,22 @@ def tables_of(vocabulary, usable):
         torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), experts, torch.full((1, rows, K), 0.25),
         torch.ones(1, rows, dtype=torch.bool), torch.ones(1, rows), torch.tensor([[*usable, False]]),
     )  # fmt: skip
+
+
+def settings_of(limits, threshold, budget):
+    return PolicySettings(
+        "stored",
+        None if limits is None else CacheSettings(limits, threshold),
+        None if budget is None else BudgetSettings(*budget),
+    )
+
+
+def tokens_of(ids, counts=None):
+    """A pass in the middle of sequences."""
+    ids = torch.from_numpy(ids)
+    counts = torch.ones_like(ids, dtype=torch.bool) if counts is None else torch.from_numpy(counts)
+    none, zeros = torch.full_like(ids, -1), torch.zeros_like(ids)
+    return Tokens(ids, counts, zeros.bool(), none, zeros, torch.arange(len(ids)), zeros)
 
 
 class Plain:
@@ -81,8 +100,8 @@ def test_whole_steps_decide_as_one_token_after_another(run):
     limits, threshold, budget, sequences, steps, seed = run
     random = np.random.default_rng(seed)
     tables = tables_of(4, random.random(4) < 0.3)
-    cache = ContextCache(limits, sequences)
-    remembered = Remembered.nothing(sequences, limits.capacity, K, torch.device("cpu"))
+    decider = Decider(tables, settings_of(limits, threshold, budget))
+    decider.begin(sequences)
     spent = None if budget is None else Budget(*budget, layers=1, sequences=sequences)
     plain = Plain(limits, threshold, spent and spent.most, budget[1] if budget else 1, sequences)
     for length in steps:
@@ -92,21 +111,15 @@ def test_whole_steps_decide_as_one_token_after_another(run):
         router = torch.from_numpy(np.argsort(random.random((*shape, E)), axis=-1)[..., :K]).reshape(-1, K)
         asked = torch.zeros(sequences * length, dtype=torch.bool)
 
-        def route(mask, asked=asked, confidence=router_confidence):
-            asked |= mask
+        def route(place, asked=asked, confidence=router_confidence):
+            asked[slice(None) if place is None else place] = True
             return torch.where(asked, confidence, float("nan"))
 
-        lookups = cache.look_up(ids, np.zeros(shape, bool), counts)
-        tokens = torch.from_numpy(ids).flatten()
-        rows = tables.rows(tokens, torch.full_like(tokens, -1), torch.zeros_like(tokens))
-        step = Step.of(
-            torch.from_numpy(counts).flatten(), tables.usable_row(rows), tables.any_row(rows), sequences, lookups,
-            cache.writers,
-        )  # fmt: skip
-        ways = choose_ways(0, step, remembered, threshold, route, None, spent)
+        decider.look(tokens_of(ids, counts))
+        ways = decider.choose(0, route)
         own = router.where(asked[:, None], torch.tensor(-7))
-        made = give(0, step, ways, tables, remembered, own, torch.full((len(own), K), 0.5))
-        remembered.update(step, made, ways.confidence)
+        made = decider.give(0, ways, own, torch.full((len(own), K), 0.5))
+        decider.remember(0, ways, made)
         for place, (s, t) in enumerate(np.ndindex(shape)):
             token = int(ids[s, t])
             way, decision = plain.decide(
@@ -119,8 +132,10 @@ def test_whole_steps_decide_as_one_token_after_another(run):
                 assert made.weights[place].tolist() == [0.25 if way == int(Way.FAST) else 0.5] * K
         if budget is None:
             # Nobody was asked for nothing.
-            needed = (ways.way == int(Way.LEARNED)) | ~step.counts
-            assert (asked == needed).all()
+            needed = (ways.way == int(Way.LEARNED)) | ~torch.from_numpy(counts).flatten()
+            assert (asked == needed).all() and (ways.asked == needed).all()
+        numbers = (ways.numbers.learned, ways.numbers.fast, ways.numbers.cached)
+        assert numbers == tuple(int((ways.way == int(way)).sum()) for way in Way)
 
 
 def test_a_decision_of_a_table_is_not_remembered_as_the_routers():
@@ -141,13 +156,11 @@ def test_the_budget_holds_in_every_window_of_hostile_text():
     random = np.random.default_rng(0)
     for kind in ("all new", "one token", "random"):
         for share, window in ((0.15, 20), (0.15, 7), (0.0, 5), (0.5, 1), (1.0, 3)):
-            budget, learned = Budget(share, window, 1, 1), []
+            decider, learned = Decider(tables_of(1, [False]), settings_of(None, 0.0, (share, window))), []
+            decider.begin(1)
             for length in (1, 50, 1, 1, 200, 3):
-                ids = torch.from_numpy(hostile(random, kind, length)).flatten()
-                tables = tables_of(1, [False])
-                rows = tables.rows(ids, ids, ids)
-                step = Step.of(ids >= 0, tables.usable_row(rows), tables.any_row(rows), 1)
-                ways = choose_ways(0, step, None, 2.0, lambda mask: torch.zeros(len(mask)), None, budget)
+                decider.look(tokens_of(hostile(random, kind, length)))
+                ways = decider.choose(0, lambda place, length=length: torch.zeros(length))
                 learned += (ways.way == int(Way.LEARNED)).tolist()
             sums = np.convolve(learned, np.ones(window), "valid")
             assert sums.max() <= share * window + 1e-9

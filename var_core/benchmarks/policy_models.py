@@ -14,7 +14,7 @@ from var_core.benchmarks.tracing import same_weights
 from var_core.evaluation.arms import all_tokens
 from var_core.policy.audit import AuditMonitor
 from var_core.policy.cache import CacheLimits
-from var_core.policy.fitting import ExpertSums, fit_entries
+from var_core.policy.fitting import Entries, ExpertSums, fit_entries
 from var_core.policy.runtime import Observer, RuntimePolicy
 from var_core.policy.settings import CacheSettings, PolicySettings
 from var_core.policy.shadow import ShadowAudit
@@ -105,7 +105,8 @@ def _forward_and_inputs(model: Any, given: Input, blocks: Sequence[nn.Module]) -
 def _tables(subject: Subject, layout: RouterLayout, batches: Sequence[RoutedBatch]) -> PolicyTables:
     """Tables of the text's own decisions."""
     keys = torch.cat([given.token_ids.flatten() for given in subject.inputs]).cpu().numpy()
-    tokens, everything = [], []
+    tokens: list[Entries] = []
+    everything: list[Entries] = []
     for layer in range(len(layout)):
         experts = torch.cat([batch.experts[layer] for batch in batches]).cpu().numpy()
         weights = torch.cat([_weights(batch)[layer].double() for batch in batches]).cpu().numpy()

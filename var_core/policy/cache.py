@@ -19,6 +19,10 @@ _MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)
 """An odd number whose multiples spread over all bits (2**64 over the golden ratio)."""
 
 
+_NOTHING = np.array([0, _NONE, _NONE, 0], np.int64)
+"""Entries, newest and oldest slot, tokens met: of a memory before the first token."""
+
+
 @dataclass(frozen=True)
 class CacheLimits:
     """How much a cache remembers.
@@ -83,8 +87,7 @@ class ContextCache:
         self._contexts = np.full((memories, capacity, window), _NONE, np.int64)
         # Next in the bucket, newer, older, time written, origin in this step; by slot.
         self._links = np.full((memories, capacity, 5), _NONE, np.int64)
-        # Entries, newest and oldest slot, tokens met.
-        self._ends = np.tile(np.array([0, _NONE, _NONE, 0], np.int64), (memories, 1))
+        self._ends = np.tile(_NOTHING, (memories, 1))
         self._recent = np.full((sequences, max(window - 1, 0)), _NONE, np.int64)
 
     def look_up(self, token_ids: Wholes, starts: Flags, counts: Flags) -> Lookups:
@@ -112,6 +115,12 @@ class ContextCache:
     def begin(self, sequences: int) -> None:
         """Go on with new sequences; what a shared memory holds stays."""
         self._recent = np.full((sequences, self._recent.shape[1]), _NONE, np.int64)
+
+    def forget(self) -> None:
+        """Go back to before the first token."""
+        for array in (self._heads, self._links, self._recent):
+            array.fill(_NONE)
+        self._ends[:] = _NOTHING
 
     @property
     def writers(self) -> Wholes:

@@ -2,137 +2,40 @@
 
 The router is asked only about the tokens that need it. What it would have said of the others is never looked at, so
 that replaying a recording, where everything is known, decides as the running model does.
+
+What can be known before the first router runs is worked out once a pass, for all layers at once, and how many tokens
+of each kind a layer has is then known on the host: a layer waits for its device only where cached decisions of this
+very pass may turn out not to be trusted, or where there is a budget.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from var_core.policy.budget import Budget, spend
-from var_core.policy.cache import Lookups
-from var_core.policy.tables import NO_ROW, PolicyTables
+from var_core.policy.memory import UNTRUSTED, Found, Remembered
+from var_core.policy.tables import PolicyTables
 from var_core.policy.ways import NOT_COUNTED, Way
 
-UNTRUSTED = float("-inf")
-"""Confidence of a remembered decision that was not the router's."""
-
-Route = Callable[[torch.Tensor], torch.Tensor]
-"""Ask the router about some tokens, bool [T]; returns its confidence, float [T], of which only theirs counts."""
+Route = Callable[[torch.Tensor | None], torch.Tensor]
+"""Ask the router about some tokens, int64 [N], or about all; returns its confidence, float [T], of which only that of
+tokens that it has been asked about counts."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """What is known of the T tokens of a forward pass before its first router runs.
+class Numbers:
+    """How many tokens a layer decides each way; known on the host."""
 
-    Attributes
-    ----------
-    counts : torch.Tensor
-        bool [T]: False for padding.
-    fast_row : torch.Tensor
-        int64 [L, T]: the table's row that the fast path takes; -1 for none.
-    any_row : torch.Tensor
-        int64 [L, T]: the row that has to do when nothing better may be used.
-    origin, slot, memory : torch.Tensor or None
-        int64 [T]: as :class:`var_core.policy.cache.Lookups`, and which memory the slot is in; None without a cache.
-    hit : torch.Tensor or None
-        bool [T].
-    wrote : torch.Tensor or None
-        int64 [3, W]: memory, slot and token of what this step's tokens wrote and was not written over.
-    sequences : int
-        Rows of the batch, T / S tokens each.
-    """
+    learned: int
+    fast: int
+    cached: int
 
-    counts: torch.Tensor
-    fast_row: torch.Tensor
-    any_row: torch.Tensor
-    origin: torch.Tensor | None
-    slot: torch.Tensor | None
-    memory: torch.Tensor | None
-    hit: torch.Tensor | None
-    wrote: torch.Tensor | None
-    sequences: int
-
-    @classmethod
-    def of(
-        cls,
-        counts: torch.Tensor,
-        fast_row: torch.Tensor,
-        any_row: torch.Tensor,
-        sequences: int,
-        lookups: Lookups | None = None,
-        writers: np.ndarray | None = None,
-    ) -> "Step":
-        """Take what the cache's bookkeeping says to the device of the tables."""
-        if lookups is None or writers is None:
-            return cls(counts, fast_row, any_row, None, None, None, None, None, sequences)
-        rows, length = lookups.slot.shape
-        memory = np.repeat(np.arange(rows) % len(writers), length)
-        slot, token = lookups.slot.ravel(), np.flatnonzero(~lookups.hit.ravel() & (lookups.slot.ravel() >= 0))
-        token = token[writers[memory[token], slot[token]] == token]
-        triples = np.stack([memory[token], slot[token], token])
-        arrays = (lookups.origin.ravel(), slot, memory, lookups.hit.ravel(), triples)
-        origin, slots, memories, hit, wrote = (torch.from_numpy(array).to(counts.device) for array in arrays)
-        return cls(counts, fast_row, any_row, origin, slots, memories, hit, wrote, sequences)
-
-
-@dataclass
-class Remembered:
-    """What one layer decided when the entries of the cache were written.
-
-    Attributes
-    ----------
-    experts : torch.Tensor
-        int64 [M, C, k].
-    weights : torch.Tensor
-        float32 [M, C, k].
-    confidence : torch.Tensor
-        float32 [M, C]: the router's; minus infinity where the decision was not its own.
-    """
-
-    experts: torch.Tensor
-    weights: torch.Tensor
-    confidence: torch.Tensor
-
-    @classmethod
-    def nothing(cls, memories: int, capacity: int, top_k: int, device: torch.device) -> "Remembered":
-        """Before the first token."""
-        shape = (memories, capacity)
-        return cls(
-            torch.zeros((*shape, top_k), dtype=torch.int64, device=device),
-            torch.zeros((*shape, top_k), device=device),
-            torch.full(shape, UNTRUSTED, device=device),
-        )
-
-    def update(self, step: Step, given: "Given", confidence: torch.Tensor) -> None:
-        """Take over what this step's tokens wrote."""
-        assert step.wrote is not None
-        memory, slot, place = step.wrote
-        learned = given.way[place] == Way.LEARNED
-        k = given.experts.shape[1]
-        self.experts[..., :k][memory, slot] = given.experts[place]
-        self.weights[..., :k][memory, slot] = given.weights[place].float()
-        self.confidence[memory, slot] = torch.where(learned, confidence[place].float(), UNTRUSTED)
-
-
-@dataclass(frozen=True)
-class Given:
-    """A layer's decisions for T tokens.
-
-    Attributes
-    ----------
-    experts : torch.Tensor
-        int64 [T, k].
-    weights : torch.Tensor
-        [T, k].
-    way : torch.Tensor
-        int8 [T]: a :class:`var_core.policy.ways.Way`; -1 for padding, which is left to the router.
-    """
-
-    experts: torch.Tensor
-    weights: torch.Tensor
-    way: torch.Tensor
+    @property
+    def replaced(self) -> bool:
+        """Whether any decision is not the router's own."""
+        return self.fast + self.cached > 0
 
 
 @dataclass(frozen=True)
@@ -142,110 +45,236 @@ class Ways:
     Attributes
     ----------
     way : torch.Tensor
-        int8 [T].
+        int8 [T]: a :class:`var_core.policy.ways.Way`; -1 for padding, which is left to the router.
     row : torch.Tensor
-        int64 [T]: the table's row, for the fast path.
-    confidence : torch.Tensor
-        float32 [T]: the router's, of tokens that it was asked about.
+        int64 [T]: the table's row, for the fast path; 0 elsewhere.
     asked : torch.Tensor
-        bool [T]: which those are.
+        bool [T]: tokens that the router is asked about.
+    numbers : Numbers
+    confidence : torch.Tensor
+        float [T]: the router's, of tokens that it was asked about.
     """
 
     way: torch.Tensor
     row: torch.Tensor
-    confidence: torch.Tensor
     asked: torch.Tensor
+    numbers: Numbers
+    confidence: torch.Tensor
 
 
-def choose_ways(
-    layer: int,
-    step: Step,
-    remembered: Remembered | None,
-    threshold: float,
-    route: Route,
-    also: torch.Tensor | None = None,
-    budget: Budget | None = None,
-) -> Ways:
+@dataclass(frozen=True)
+class Given:
+    """A layer's decisions for T tokens: experts, int64 [T, k], and their weights, [T, k]."""
+
+    experts: torch.Tensor
+    weights: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known of the T tokens of a pass at L layers before its first router runs.
+
+    Attributes
+    ----------
+    counts : torch.Tensor
+        bool [T]: False for padding.
+    sequences : int
+        Rows of the batch, T / S tokens each.
+    way : torch.Tensor
+        int8 [L, T]: ways as they are, if nothing that they rest on turns out not to be trusted.
+    row : torch.Tensor
+        int64 [L, T].
+    asked : torch.Tensor
+        bool [L, T]: tokens that the router is asked about first.
+    places : tuple
+        For each layer their numbers, int64 [N]; None for all tokens.
+    hopeful : torch.Tensor or None
+        bool [L, T]: cached, if the router turns out to be confident where the entry is written; None if there are none.
+    hopes : tuple of int
+        How many these are, a layer each.
+    numbers : tuple of Numbers
+        Of each layer, of ways as they are in ``way``.
+    found : Found or None
+        Of the cache.
+    """
+
+    counts: torch.Tensor
+    sequences: int
+    way: torch.Tensor
+    row: torch.Tensor
+    asked: torch.Tensor
+    places: tuple[torch.Tensor | None, ...]
+    hopeful: torch.Tensor | None
+    hopes: tuple[int, ...]
+    numbers: tuple[Numbers, ...]
+    found: Found | None
+
+    @classmethod
+    def of(
+        cls,
+        counts: torch.Tensor,
+        fast_row: torch.Tensor,
+        sequences: int,
+        found: Found | None = None,
+        known: torch.Tensor | None = None,
+        threshold: float = 0.0,
+        also: torch.Tensor | None = None,
+    ) -> "Step":
+        """Work out what can be known.
+
+        Parameters
+        ----------
+        counts : torch.Tensor
+            bool [T].
+        fast_row : torch.Tensor
+            int64 [L, T]: the table's row that the fast path takes; -1 for none.
+        sequences : int
+        found : Found or None, optional
+            What the cache's bookkeeping says.
+        known : torch.Tensor or None, optional
+            float [L, T]: confidence of the entries that tokens find from earlier passes, NaN where a layer may use
+            none at all; None if ways do not follow from it, because nothing is found or a budget decides.
+        threshold : float, optional
+            Confidence of the router below which what it decided is not used again.
+        also : torch.Tensor or None, optional
+            bool [L, T] or [1, T]: tokens that the router is asked about in any case.
+        """
+        fast = counts & (fast_row >= 0)
+        undecided = counts & ~fast
+        way = torch.where(fast, int(Way.FAST), int(Way.LEARNED)).to(torch.int8).masked_fill(~counts, NOT_COUNTED)
+        asked, kinds = ~fast, [counts.expand_as(fast), fast]
+        hopeful = None
+        if found is not None and known is not None and found.any_hit:
+            reused = undecided & found.hit & ~known.isnan()
+            cached = reused & ~found.here & (known >= threshold)
+            if found.any_here:
+                # Whoever wrote an entry in this pass is undecided, or what it wrote cannot be trusted.
+                hopeful = reused & found.here & undecided[:, found.origin]
+                cached = cached | hopeful
+            way, asked = way.masked_fill(cached, int(Way.CACHED)), asked & ~cached
+            kinds.append(cached)
+        asked = asked if also is None else asked | also
+        return cls._counted(counts, sequences, way, fast_row.clamp(min=0), asked, hopeful, kinds, found)
+
+    @classmethod
+    def _counted(
+        cls,
+        counts: torch.Tensor,
+        sequences: int,
+        way: torch.Tensor,
+        row: torch.Tensor,
+        asked: torch.Tensor,
+        hopeful: torch.Tensor | None,
+        kinds: list[torch.Tensor],
+        found: Found | None,
+    ) -> "Step":
+        """Take to the host how many there are of each kind, all layers at once."""
+        masks = [asked, *kinds] if hopeful is None else [asked, hopeful, *kinds]
+        sums = torch.stack([mask.sum(dim=1) for mask in masks], dim=1).tolist()
+        hopes = (0,) * len(sums) if hopeful is None else tuple(each[1] for each in sums)
+        numbers = []
+        for each in sums:
+            counted, quick, *cached = each[1 if hopeful is None else 2 :]
+            numbers.append(Numbers(counted - quick - sum(cached), quick, sum(cached)))
+        places = _places(asked, [each[0] for each in sums])
+        return cls(counts, sequences, way, row, asked, places, hopeful, hopes, tuple(numbers), found)
+
+
+def _places(asked: torch.Tensor, number: list[int]) -> tuple[torch.Tensor | None, ...]:
+    """Numbers of the tokens that each layer asks about; None for all tokens."""
+    tokens = asked.shape[1]
+    if all(each == tokens for each in number):
+        return (None,) * len(number)
+    parts = asked.nonzero()[:, 1].split(number)
+    return tuple(None if len(part) == tokens else part for part in parts)
+
+
+def choose_ways(layer: int, step: Step, threshold: float, route: Route) -> Ways:
     """Choose the way of each token at a layer.
 
     Parameters
     ----------
     layer : int
     step : Step
-    remembered : Remembered or None
-        The layer's; None without a cache.
     threshold : float
-        Confidence of the router below which what it decided is not used again.
+        As in the step.
     route : callable
         See :data:`Route`.
-    also : torch.Tensor or None, optional
-        bool [T]: tokens that the router is asked about in any case.
-    budget : Budget or None, optional
-        Limit of learned decisions at this layer.
     """
-    fast = step.counts & (step.fast_row[layer] >= 0)
-    undecided = step.counts & ~fast
-    way = torch.where(step.counts, int(Way.LEARNED), NOT_COUNTED).to(torch.int8)
-    way = way.masked_fill(fast, int(Way.FAST))
-    row = torch.where(fast, step.fast_row[layer], NO_ROW)
-    asked = ~step.counts if also is None else also | ~step.counts
-    if budget is not None:
-        asked = asked | undecided
-        confidence = route(asked)
-        way, row = _within(budget, layer, step, remembered, threshold, confidence, fast)
-        return Ways(way, row, confidence, asked)
-    if remembered is None or step.hit is None:
-        asked = asked | undecided
-        return Ways(way, row, route(asked), asked)
-    assert step.origin is not None
-    reused = undecided & step.hit
-    here = reused & (step.origin >= 0)
-    origin = step.origin.clamp(min=0)
-    known = _remembered_confidence(step, remembered)
-    # Whoever wrote an entry in this step is undecided, or what it wrote cannot be trusted.
-    trusted_if_confident = here & undecided[origin]
-    asked = asked | (undecided & ~reused) | (reused & ~here & (known < threshold)) | (here & ~undecided[origin])
-    confidence = route(asked)
-    doubted = trusted_if_confident & (confidence[origin] < threshold)
-    if bool(doubted.any()):
-        more = route(doubted & ~asked)
-        confidence = torch.where(doubted & ~asked, more, confidence)
-        asked = asked | doubted
-    cached = (reused & ~here & (known >= threshold)) | (trusted_if_confident & ~doubted)
-    return Ways(way.masked_fill(cached, int(Way.CACHED)), row, confidence, asked)
+    way, row, asked, numbers = step.way[layer], step.row[layer], step.asked[layer], step.numbers[layer]
+    confidence = route(step.places[layer])
+    if step.hopeful is None or not step.hopes[layer]:
+        return Ways(way, row, asked, numbers, confidence)
+    assert step.found is not None
+    doubted = step.hopeful[layer] & ~(confidence[step.found.origin] >= threshold)
+    number = int(doubted.sum())
+    if number:
+        if step.places[layer] is not None:
+            confidence = route((doubted & ~asked).nonzero()[:, 0])
+        way, asked = way.masked_fill(doubted, int(Way.LEARNED)), asked | doubted
+        numbers = replace(numbers, learned=numbers.learned + number, cached=numbers.cached - number)
+    return Ways(way, row, asked, numbers, confidence)
 
 
-def _remembered_confidence(step: Step, remembered: Remembered) -> torch.Tensor:
-    """Confidence of the entry that each token finds from an earlier step, float32 [T]."""
-    assert step.slot is not None and step.memory is not None
-    return remembered.confidence[step.memory, step.slot.clamp(min=0)]
+@dataclass(frozen=True)
+class Limited:
+    """A budget, and what is known of a pass's tokens on the host for it to be spent.
+
+    Attributes
+    ----------
+    budget : Budget
+    counts : numpy.ndarray
+        bool [T].
+    hit : numpy.ndarray
+        bool [T].
+    origin : numpy.ndarray
+        int64 [T]; -1 where the entry was not written in this pass.
+    any_row : torch.Tensor
+        int64 [L, T]: the table's row that has to do when nothing better may be used.
+    """
+
+    budget: Budget
+    counts: np.ndarray
+    hit: np.ndarray
+    origin: np.ndarray
+    any_row: torch.Tensor
+
+    @classmethod
+    def of(cls, budget: Budget, counts: np.ndarray, found: Found | None, any_row: torch.Tensor) -> "Limited":
+        """Take to the host what the cache's bookkeeping says."""
+        if found is None:
+            return cls(budget, counts, np.zeros(len(counts), np.bool_), np.full(len(counts), -1, np.int64), any_row)
+        origin = torch.where(found.here, found.origin, -1)
+        return cls(budget, counts, found.hit.cpu().numpy(), origin.cpu().numpy(), any_row)
 
 
-def _within(
-    budget: Budget,
-    layer: int,
-    step: Step,
-    remembered: Remembered | None,
-    threshold: float,
-    confidence: torch.Tensor,
-    fast: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ways and rows of a layer when learned decisions are limited: one token after another, in compiled code."""
-    tokens = len(step.counts)
-    nobody = np.full(tokens, -1, np.int64)
-    origin, hit, known = nobody, np.zeros(tokens, np.bool_), np.full(tokens, UNTRUSTED, np.float32)
-    if remembered is not None and step.hit is not None and step.origin is not None:
-        origin, hit = step.origin.cpu().numpy(), step.hit.cpu().numpy()
-        known = _remembered_confidence(step, remembered).cpu().numpy()
-    way = np.full(tokens, NOT_COUNTED, np.int8)
+def choose_limited_ways(
+    layer: int, step: Step, limited: Limited, remembered: Remembered | None, threshold: float, route: Route
+) -> Ways:
+    """Choose ways when learned decisions are limited: one token after another, in compiled code.
+
+    Parameters
+    ----------
+    layer, step, threshold, route
+        As above; the step's ways do not follow from what is remembered.
+    limited : Limited
+    remembered : Remembered or None
+    """
+    budget, device = limited.budget, step.counts.device
+    confidence = route(step.places[layer])
+    known = np.full(len(step.counts), UNTRUSTED, np.float32)
+    if remembered is not None and step.found is not None:
+        known = remembered.confidence[layer][step.found.entry].cpu().numpy()
+    fast = step.way[layer] == int(Way.FAST)
+    way = np.full(len(step.counts), NOT_COUNTED, np.int8)
     spend(
-        step.counts.cpu().numpy(), fast.cpu().numpy(), hit, origin, known, confidence.float().cpu().numpy(),
+        limited.counts, fast.cpu().numpy(), limited.hit, limited.origin, known, confidence.float().cpu().numpy(),
         float(np.float32(threshold)), step.sequences, budget.learned[layer], budget.places[layer], budget.most, way,
     )  # fmt: skip
-    ways = torch.from_numpy(way).to(step.counts.device)
-    forced = (ways == int(Way.FAST)) & ~fast
-    row = torch.where(fast, step.fast_row[layer], torch.where(forced, step.any_row[layer], NO_ROW))
-    return ways, row
+    learned, quick, cached = (int((way == int(each)).sum()) for each in Way)
+    row = torch.where(fast, step.row[layer], limited.any_row[layer])
+    numbers = Numbers(learned, quick, cached)
+    return Ways(torch.from_numpy(way).to(device), row, step.asked[layer], numbers, confidence)
 
 
 def give(
@@ -266,16 +295,22 @@ def give(
     experts, weights : torch.Tensor
         [T, k]: what the router decided; only tokens with the learned way count.
     """
-    fast, cached = ways.way == int(Way.FAST), ways.way == int(Way.CACHED)
-    row, k = ways.row.clamp(min=0), experts.shape[1]
-    given = torch.where(fast[:, None], tables.experts[layer][row, :k].long(), experts.long())
-    shares = torch.where(fast[:, None], tables.weights[layer][row, :k].to(weights.dtype), weights)
-    if remembered is not None and step.hit is not None:
-        assert step.origin is not None and step.slot is not None and step.memory is not None
-        here, origin = (step.origin >= 0)[:, None], step.origin.clamp(min=0)
-        at = (step.memory, step.slot.clamp(min=0))
-        as_before = torch.where(here, given[origin], remembered.experts[at][:, :k])
-        weights_before = torch.where(here, shares[origin], remembered.weights[at][:, :k].to(weights.dtype))
-        given = torch.where(cached[:, None], as_before, given)
-        shares = torch.where(cached[:, None], weights_before, shares)
-    return Given(given, shares, ways.way)
+    k = experts.shape[1]
+    if ways.numbers.fast:
+        quick = tables.experts[layer].index_select(0, ways.row)[:, :k].to(experts.dtype)
+        shares = tables.weights[layer].index_select(0, ways.row)[:, :k].to(weights.dtype)
+        if ways.numbers.fast < len(ways.way):
+            fast = (ways.way == int(Way.FAST))[:, None]
+            quick, shares = torch.where(fast, quick, experts), torch.where(fast, shares, weights)
+        experts, weights = quick, shares
+    if ways.numbers.cached:
+        assert remembered is not None and step.found is not None
+        found, cached = step.found, (ways.way == int(Way.CACHED))[:, None]
+        before = remembered.experts[layer].index_select(0, found.entry)[:, :k].to(experts.dtype)
+        shares = remembered.weights[layer].index_select(0, found.entry)[:, :k].to(weights.dtype)
+        if found.any_here:
+            here = found.here[:, None]
+            before = torch.where(here, experts[found.origin], before)
+            shares = torch.where(here, weights[found.origin], shares)
+        experts, weights = torch.where(cached, before, experts), torch.where(cached, shares, weights)
+    return Given(experts, weights)

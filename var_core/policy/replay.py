@@ -1,7 +1,7 @@
 """A policy's decisions on recorded routing, by the code that decides in a running model."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from var_core.errors import VarError
-from var_core.policy.budget import Budget
-from var_core.policy.cache import ContextCache
-from var_core.policy.decide import Remembered, Step, choose_ways, give
+from var_core.policy.decider import Decider
 from var_core.policy.recorded import RecordedDecisions, read_decisions, recall_at_k, set_agreement
+from var_core.policy.sequences import Tokens
 from var_core.policy.settings import PolicySettings
 from var_core.policy.tables import PolicyTables
 from var_core.policy.ways import Way
@@ -20,6 +19,7 @@ from var_core.routing.batch import RouterLayout
 
 _SEQUENCES = 256
 """Sequences that are replayed at once; decisions do not depend on it, but for a cache that sequences share."""
+_BY_LAYER = ("experts", "weights", "present", "agreement", "usable")
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,15 @@ def replay(
         if recorded.confidence is None and settings.cache is not None:
             raise VarError(f"{traces[0].parent}: the trace has no confidence; a policy with a cache needs it")
         numbers = np.unique(recorded.sequence)
-        shared: _Memory | None = None
+        decider = Decider(_one_layer(tables, layer), settings)
         for start in range(0, len(numbers), _SEQUENCES):
             own = numbers[start : start + _SEQUENCES]
-            grid = _Grid.of(recorded, own)
-            if shared is None or not shared.kept:
-                shared = _Memory(settings, tables, len(own))
-            yield _replay(layer, shape.experts, tables, settings, layout, grid, shared)
+            yield _replay(layer, shape.experts, decider, _Grid.of(recorded, own))
+
+
+def _one_layer(tables: PolicyTables, layer: int) -> PolicyTables:
+    own = {name: getattr(tables, name)[layer : layer + 1] for name in _BY_LAYER}
+    return replace(tables, **own)
 
 
 @dataclass(frozen=True)
@@ -104,56 +106,24 @@ class _Grid:
         return torch.from_numpy(values[self.rows.ravel()])
 
 
-class _Memory:
-    """What is remembered while sequences go by."""
-
-    def __init__(self, settings: PolicySettings, tables: PolicyTables, sequences: int) -> None:
-        self.cache: ContextCache | None = None
-        self.remembered: Remembered | None = None
-        self.kept = settings.cache is not None and settings.cache.shared
-        if settings.cache is not None:
-            limits = settings.cache.limits
-            self.cache = ContextCache(limits, sequences, settings.cache.shared)
-            memories = 1 if settings.cache.shared else sequences
-            device = tables.experts.device
-            self.remembered = Remembered.nothing(memories, limits.capacity, tables.top_k, device)
-
-
-def _replay(
-    layer: int,
-    width: int,
-    tables: PolicyTables,
-    settings: PolicySettings,
-    layout: RouterLayout,
-    grid: _Grid,
-    memory: _Memory,
-) -> Replayed:
+def _replay(layer: int, width: int, decider: Decider, grid: _Grid) -> Replayed:
     recorded, shape = grid.decisions, grid.counts.shape
     ids, previous, position = (
-        grid.of_tokens(values) for values in (recorded.token_id, recorded.previous, recorded.position)
+        grid.of_tokens(values).view(shape) for values in (recorded.token_id, recorded.previous, recorded.position)
     )
-    rows = tables.rows(ids, previous, position)
-    lookups = writers = None
-    if memory.cache is not None:
-        memory.cache.begin(len(grid.sequence))
-        starts = (position == 0).numpy().reshape(shape)
-        lookups = memory.cache.look_up(ids.numpy().reshape(shape), starts, grid.counts)
-        writers = memory.cache.writers
-    counts = torch.from_numpy(grid.counts.ravel())
-    step = Step.of(counts, tables.usable_row(rows), tables.any_row(rows), shape[0], lookups, writers)
-    known = torch.zeros(len(ids)) if recorded.confidence is None else grid.of_tokens(recorded.confidence)
-    threshold = 0.0 if settings.cache is None else settings.cache.confidence_threshold
-    budget = settings.budget
-    spent = None if budget is None else Budget(budget.max_learned_share, budget.window, len(layout), shape[0])
-    ways = choose_ways(layer, step, memory.remembered, threshold, lambda asked: known, None, spent)
+    counts = torch.from_numpy(grid.counts)
+    place = torch.arange(shape[1]).expand(shape)
+    decider.begin(shape[0])
+    decider.look(Tokens(ids, counts, position == 0, previous, position, torch.from_numpy(grid.sequence), place))
+    known = torch.zeros(counts.numel()) if recorded.confidence is None else grid.of_tokens(recorded.confidence)
+    ways = decider.choose(0, lambda place: known)
     learned = grid.of_tokens(recorded.experts)
-    given = give(layer, step, ways, tables, memory.remembered, learned, torch.zeros(learned.shape))
-    if memory.remembered is not None:
-        memory.remembered.update(step, given, known)
+    given = decider.give(0, ways, learned, torch.zeros(learned.shape))
+    decider.remember(0, ways, given)
     # An empty slot of a table is that of the whole layout.
     experts = torch.where(given.experts >= width, width, given.experts)
     return Replayed(
-        layer, grid.sequence, given.way.numpy().reshape(shape), experts.numpy().reshape(*shape, -1),
+        layer, grid.sequence, ways.way.numpy().reshape(shape), experts.numpy().reshape(*shape, -1),
         learned.numpy().reshape(*shape, -1),
     )  # fmt: skip
 

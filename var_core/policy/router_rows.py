@@ -11,8 +11,11 @@ from var_core.errors import VarError
 from var_core.routing.readers import logits_of
 from var_core.routing.sites import Site
 
-Asks = Callable[[Callable[[torch.Tensor], torch.Tensor]], None]
-"""Is given a function that runs the router for some tokens, bool [T], and returns its logits, [T, E]."""
+RunRouter = Callable[[torch.Tensor | None], torch.Tensor]
+"""Runs the router for some tokens, int64 [N], or all; returns logits, [T, E], of all that it was run for so far."""
+
+Asks = Callable[[RunRouter], None]
+"""Is called with what runs the router, once a forward pass."""
 
 
 class PartialRouter:
@@ -20,6 +23,7 @@ class PartialRouter:
 
     Where all tokens are asked about, the router is called as the model called it, so that not a bit differs.
     Elsewhere its outputs are zeros, which the block may turn into any decision: the experts must be given another.
+    Nothing here waits for a device.
 
     Parameters
     ----------
@@ -64,13 +68,12 @@ class PartialRouter:
             del self._site.router.forward
 
     def _forward(self, *arguments: Any, **keywords: Any) -> Any:
-        # What a block hands its router of its own (a bias by expert) has no row a token, whatever its length.
-        fixed = {id(tensor) for tensor in (*self._block.parameters(), *self._block.buffers())}
-        call = _Call(self._site, self._own, arguments, keywords, fixed, self._always_whole)
+        call = _Call(self._site, self._block, self._own, arguments, keywords, self._always_whole)
         self._asks(call.logits)
+        output = call.output
         self._always_whole = call.always_whole
         self.evaluated += call.evaluated
-        return call.output
+        return output
 
 
 class _Call:
@@ -79,18 +82,18 @@ class _Call:
     def __init__(
         self,
         site: Site,
+        block: nn.Module,
         own: Callable[..., Any],
         arguments: tuple[Any, ...],
         keywords: dict[str, Any],
-        fixed: set[int],
         always_whole: bool,
     ) -> None:
-        self._site, self._own, self._fixed, self.always_whole = site, own, fixed, always_whole
+        self._site, self._block, self._own, self.always_whole = site, block, own, always_whole
         self._arguments, self._keywords = arguments, keywords
-        hidden = arguments[0] if arguments else next(iter(keywords.values()))
-        if not isinstance(hidden, torch.Tensor) or hidden.ndim < 2:
+        self._hidden = arguments[0] if arguments else next(iter(keywords.values()))
+        if not isinstance(self._hidden, torch.Tensor) or self._hidden.ndim < 2:
             raise VarError(f"router {site.router_path} is not given hidden states first; a policy cannot run in it")
-        self._lead = hidden.shape[:-1]
+        self._lead = self._hidden.shape[:-1]
         self._tokens = self._lead.numel()
         self._output: Any = None
         self.evaluated = 0
@@ -100,18 +103,16 @@ class _Call:
         """What the block is given."""
         if self._output is None:
             # Nobody asked about anything: one token shows what shape the output has.
-            nobody = torch.zeros(self._tokens, dtype=torch.bool)
-            nobody[0] = True
-            self._run(nobody)
+            self._run(torch.zeros(1, dtype=torch.int64, device=self._hidden.device))
         return self._output
 
-    def logits(self, asked: torch.Tensor) -> torch.Tensor:
-        """Run the router for some tokens; logits of all that were asked about so far, [T, E]."""
-        if self.always_whole or bool(asked.all()):
+    def logits(self, place: torch.Tensor | None) -> torch.Tensor:
+        """Run the router for some tokens, or all; logits of all that were asked about so far, [T, E]."""
+        if self.always_whole or place is None:
             self._run_whole()
-        elif bool(asked.any()):
-            self._run(asked)
-            self.evaluated += int(asked.sum())
+        elif len(place):
+            self._run(place)
+            self.evaluated += len(place)
         reader = self._site.reader
         logits = logits_of(self.output, getattr(reader, "logits_index", 0))
         return logits.detach().reshape(self._tokens, -1)
@@ -121,11 +122,7 @@ class _Call:
             self._output = self._own(*self._arguments, **self._keywords)
             self.evaluated = self._tokens
 
-    def _run(self, asked: torch.Tensor) -> None:
-        if self.always_whole:
-            self._run_whole()
-            return
-        place = asked.nonzero()[:, 0]
+    def _run(self, place: torch.Tensor) -> None:
         part = self._own(
             *(self._some(value, place) for value in self._arguments),
             **{name: self._some(value, place) for name, value in self._keywords.items()},
@@ -154,13 +151,17 @@ class _Call:
 
     def _some(self, value: Any, place: torch.Tensor) -> Any:
         """Rows of an argument that has one a token."""
-        if not isinstance(value, torch.Tensor) or id(value) in self._fixed:
+        if not isinstance(value, torch.Tensor) or (value is not self._hidden and self._is_fixed(value)):
             return value
         for dimensions in (len(self._lead), 1):
             if value.shape[:dimensions].numel() == self._tokens and value.ndim >= dimensions:
                 rows = value.flatten(0, dimensions - 1).index_select(0, place.to(value.device))
                 return rows.view(*([1] * (dimensions - 1)), *rows.shape)
         return value
+
+    def _is_fixed(self, value: torch.Tensor) -> bool:
+        """Whether a block hands its router something of its own (a bias by expert), which has no row a token."""
+        return any(value is own for own in (*self._block.parameters(), *self._block.buffers()))
 
     def _all(self, part: Any, before: Any, place: torch.Tensor) -> Any:
         """An output with the asked tokens' rows in their places."""

@@ -9,16 +9,15 @@ import torch
 from torch import nn
 
 from var_core.errors import VarError
-from var_core.policy.budget import Budget
-from var_core.policy.cache import ContextCache
-from var_core.policy.decide import Given, Remembered, Step, Ways, choose_ways, give
-from var_core.policy.router_rows import PartialRouter
+from var_core.policy.decide import Given, Ways
+from var_core.policy.decider import Decider
+from var_core.policy.router_rows import PartialRouter, RunRouter
 from var_core.policy.sequences import Sequences, Tokens
 from var_core.policy.settings import PolicySettings
 from var_core.policy.tables import PolicyTables
 from var_core.policy.ways import Way
 from var_core.policy.weighting import Weighting
-from var_core.routing.batch import RouterLayout
+from var_core.routing.batch import RouterLayout, Scoring
 from var_core.routing.forcing import replaced_decision
 from var_core.routing.hooks import Hooked
 from var_core.routing.scoring import scores_of
@@ -68,7 +67,7 @@ class Observer:
     """Looks on while a policy decides; what it does not define does nothing."""
 
     def asks(self, layer: int, tokens: Tokens) -> torch.Tensor | None:
-        """Tokens about which the router of a layer is asked in any case, bool [T]."""
+        """Tokens about which a layer's router is asked in any case, bool [T], on the host; for all layers first."""
 
     def decided(self, record: DecisionRecord) -> None:
         """Called for every layer of every pass."""
@@ -88,7 +87,7 @@ class Counts:
     """Decisions of each layer by way, and tokens that its router was run for."""
 
     by_way: torch.Tensor
-    """int64 [L, 3], in the order of :class:`var_core.policy.ways.Way`"""
+    """int64 [L, 3], on the host, in the order of :class:`var_core.policy.ways.Way`"""
     evaluated: list[int] = field(default_factory=list)
     """of each layer; padding included"""
 
@@ -118,8 +117,6 @@ class RuntimePolicy(Hooked):
 
     Attributes
     ----------
-    active : torch.Tensor
-        bool [L]: layers whose tables and cache are used; an audit may switch one off.
     counts : Counts
 
     Raises
@@ -143,19 +140,17 @@ class RuntimePolicy(Hooked):
         _check(model, sites, layout, tables, settings, weightings)
         self._model, self._sites, self._layout, self._settings = model, sites, layout, settings
         self._weightings, self._observers = weightings or {}, observers
-        self._tables = tables.to(_device(model))
+        self._decider = Decider(tables.to(_device(model)), settings)
         self._routers = [PartialRouter(model, site, self._asks(site.layer)) for site in sites]
         self._sequences, self._passes = Sequences(first_sequence), -1
         self._tokens: Tokens | None = None
-        self._step: Step | None = None
-        self._ways: dict[int, tuple[Ways, torch.Tensor]] = {}
-        self._cache: ContextCache | None = None
-        self._remembered: list[Remembered] = []
-        self._budget: Budget | None = None
-        self.active = torch.ones(len(sites), dtype=torch.bool)
-        device = self._tables.experts.device
-        self._way_numbers = torch.tensor([int(way) for way in Way], dtype=torch.int8, device=device)
-        self.counts = Counts(torch.zeros(len(sites), len(Way), dtype=torch.int64, device=device))
+        self._chosen: dict[int, tuple[Ways, torch.Tensor]] = {}
+        self.counts = Counts(torch.zeros(len(sites), len(Way), dtype=torch.int64))
+
+    @property
+    def active(self) -> torch.Tensor:
+        """Layers whose tables and cache are used, bool [L], on the host; an audit may switch one off."""
+        return self._decider.active
 
     @property
     def next_sequence(self) -> int:
@@ -189,71 +184,39 @@ class RuntimePolicy(Hooked):
         self._tokens, self._passes = tokens, self._passes + 1
         for observer in self._observers:
             observer.begins(self, tokens)
-        self._ways.clear()
+        self._chosen.clear()
         if fresh:
-            self._start(len(tokens.ids))
-        tables = self._tables
-        device = tables.experts.device
-        parts = (tokens.ids, tokens.previous, tokens.position)
-        rows = tables.rows(*(part.flatten().to(device) for part in parts))
-        fast_row = tables.usable_row(rows).masked_fill(~self.active[:, None].to(device), -1)
-        lookups = None
-        if self._cache is not None:
-            lookups = self._cache.look_up(*(p.cpu().numpy() for p in (tokens.ids, tokens.starts, tokens.counts)))
-        writers = None if self._cache is None else self._cache.writers
-        counts = tokens.counts.flatten().to(device)
-        self._step = Step.of(counts, fast_row, tables.any_row(rows), len(tokens.ids), lookups, writers)
+            self._decider.begin(len(tokens.ids))
+        self._decider.look(tokens, self._asked_anyway(tokens))
 
-    def _start(self, sequences: int) -> None:
-        """Forget everything: new sequences begin."""
-        cache, budget = self._settings.cache, self._settings.budget
-        device, layers = self._tables.experts.device, len(self._sites)
-        if cache is not None:
-            # A shared cache outlives its sequences.
-            if self._cache is None or not cache.shared:
-                self._cache = ContextCache(cache.limits, sequences, cache.shared)
-                memories = 1 if cache.shared else sequences
-                # Usable in any mode later, whichever this pass runs in.
-                with torch.inference_mode(False):
-                    self._remembered = [
-                        Remembered.nothing(memories, cache.limits.capacity, self._tables.top_k, device)
-                        for _ in range(layers)
-                    ]
-            else:
-                self._cache.begin(sequences)
-        if budget is not None:
-            self._budget = Budget(budget.max_learned_share, budget.window, layers, sequences)
+    def _asked_anyway(self, tokens: Tokens) -> torch.Tensor | None:
+        """Tokens that routers are asked about whatever the policy says, bool [L, T] or [1, T]."""
+        if self._settings.weights == "live":
+            return torch.ones(1, tokens.ids.numel(), dtype=torch.bool)
+        wanted = torch.zeros(len(self._sites), tokens.ids.numel(), dtype=torch.bool)
+        for observer in self._observers:
+            for site in self._sites:
+                mask = observer.asks(site.layer, tokens)
+                if mask is not None:
+                    wanted[site.layer] |= mask
+        return wanted if wanted.any() else None
 
-    def _asks(self, layer: int) -> Callable[[Callable[[torch.Tensor], torch.Tensor]], None]:
+    def _asks(self, layer: int) -> Callable[[RunRouter], None]:
         """What the router of a layer is asked."""
         scoring = self._layout.layers[layer].scoring
         needs_confidence = self._settings.cache is not None or self._settings.budget is not None or self._observers
 
-        def ask(run: Callable[[torch.Tensor], torch.Tensor]) -> None:
-            assert self._step is not None and self._tokens is not None
-            step, logits = self._step, torch.empty(0)
+        def ask(run: RunRouter) -> None:
+            logits, confidence = torch.empty(0), torch.empty(0)
 
-            def route(asked: torch.Tensor) -> torch.Tensor:
-                nonlocal logits
-                logits = run(asked)
-                if not needs_confidence:
-                    return torch.zeros(len(asked), device=step.counts.device)
-                scores = scores_of(logits.float(), scoring)
-                share = scores.amax(dim=1) / scores.sum(dim=1).clamp_min(1e-30)
-                return share.to(step.counts.device)
+            def route(place: torch.Tensor | None) -> torch.Tensor:
+                nonlocal logits, confidence
+                logits = run(place)
+                if needs_confidence:
+                    confidence = _confidence(logits, scoring, place, confidence).to(self._decider.step.counts.device)
+                return confidence
 
-            remembered = self._remembered[layer] if self._cache is not None and self.active[layer] else None
-            threshold = self._settings.cache.confidence_threshold if self._settings.cache is not None else 0.0
-            also = step.counts if self._settings.weights == "live" else None
-            for observer in self._observers:
-                wanted = observer.asks(layer, self._tokens)
-                if wanted is not None:
-                    wanted = wanted.to(step.counts.device)
-                    also = wanted if also is None else also | wanted
-            # A layer that an audit has switched off is its router's alone, whatever the budget says.
-            budget = self._budget if self.active[layer] else None
-            ways = choose_ways(layer, step, remembered, threshold, route, also, budget)
-            self._ways[layer] = (ways, logits)
+            self._chosen[layer] = (self._decider.choose(layer, route), logits)
 
         return ask
 
@@ -267,43 +230,61 @@ class RuntimePolicy(Hooked):
         layer, (index, weight) = site.layer, site.reader.given
 
         def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-            step, (ways, logits) = self._step, self._ways.pop(layer)
-            assert step is not None
-            own = (index.read(arguments, keywords), weight.read(arguments, keywords))
-            decision = site.reader.decode(site, own, self._output)
-            device = step.counts.device
-            experts, weights = decision.experts.to(device, torch.int64), decision.weights.to(device)
-            remembered = self._remembered[layer] if self._cache is not None and self.active[layer] else None
-            given = give(layer, step, ways, self._tables, remembered, experts, weights)
-            if self._settings.weights == "live":
-                given = self._weighted(layer, given, logits.to(device))
-            if self._cache is not None:
-                self._remembered[layer].update(step, given, ways.confidence)
-            self.counts.by_way[layer] += (ways.way[:, None] == self._way_numbers).sum(dim=0)
-            self._tell(layer, given, ways, logits, experts)
-            if bool(((ways.way == int(Way.FAST)) | (ways.way == int(Way.CACHED))).any()):
-                return replaced_decision(site, arguments, keywords, given.experts, given.weights)
+            decider, (ways, logits) = self._decider, self._chosen.pop(layer)
+            self._count(layer, ways)
             # As the block itself called, so that not a bit differs.
-            return None
+            call = None
+            if ways.numbers.replaced or decider.remembers or self._observers:
+                own = (index.read(arguments, keywords), weight.read(arguments, keywords))
+                decision, device = site.reader.decode(site, own, self._output), ways.way.device
+                experts, weights = decision.experts.to(device, torch.int64), decision.weights.to(device)
+                given = decider.give(layer, ways, experts, weights)
+                if self._settings.weights == "live" and ways.numbers.replaced:
+                    given = self._weighted(layer, ways, given, logits.to(device))
+                decider.remember(layer, ways, given)
+                self._tell(layer, given, ways, logits, experts)
+                if ways.numbers.replaced:
+                    call = replaced_decision(site, arguments, keywords, given.experts, given.weights)
+            return call
 
         return hook
 
-    def _weighted(self, layer: int, given: Given, logits: torch.Tensor) -> Given:
-        replaced = (given.way == int(Way.FAST)) | (given.way == int(Way.CACHED))
+    def _count(self, layer: int, ways: Ways) -> None:
+        by_way, numbers = self.counts.by_way.numpy()[layer], ways.numbers
+        by_way[Way.LEARNED] += numbers.learned
+        by_way[Way.FAST] += numbers.fast
+        by_way[Way.CACHED] += numbers.cached
+
+    def _weighted(self, layer: int, ways: Ways, given: Given, logits: torch.Tensor) -> Given:
         live = self._weightings[layer].weights(logits, given.experts).to(given.weights.dtype)
-        return Given(given.experts, torch.where(replaced[:, None], live, given.weights), given.way)
+        if ways.numbers.fast + ways.numbers.cached < len(ways.way):
+            live = torch.where((ways.way > int(Way.LEARNED))[:, None], live, given.weights)
+        return Given(given.experts, live)
 
     def _tell(self, layer: int, given: Given, ways: Ways, logits: torch.Tensor, experts: torch.Tensor) -> None:
         if not self._observers or self._tokens is None:
             return
         confidence = torch.where(ways.asked, ways.confidence.float(), float("nan"))
-        decided = (given.experts, given.weights, given.way)
+        decided = (given.experts, given.weights, ways.way)
         record = DecisionRecord(self._passes, layer, self._tokens, *decided, confidence, logits, ways.asked, experts)
         for observer in self._observers:
             observer.decided(record)
         if layer == len(self._sites) - 1:
             for observer in self._observers:
                 observer.passed(self)
+
+
+def _confidence(
+    logits: torch.Tensor, scoring: Scoring, place: torch.Tensor | None, before: torch.Tensor
+) -> torch.Tensor:
+    """The router's confidence in its decisions about some tokens, or all, beside that in those asked about before."""
+    scores = scores_of((logits if place is None else logits[place.to(logits.device)]).float(), scoring)
+    share = scores.amax(dim=1) / scores.sum(dim=1).clamp_min(1e-30)
+    if place is None:
+        return share
+    if not len(before):
+        before = torch.zeros(len(logits), device=place.device)
+    return before.index_copy(0, place, share.to(place.device))
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from var_core.errors import VarError
+from var_core.statistics.compiled import Flags, Wholes, compiled
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a forward pass.
+    """The tokens of a forward pass, on the host: what follows from them is worked out there, once a pass.
 
     Attributes
     ----------
@@ -21,13 +23,13 @@ class Tokens:
     starts : torch.Tensor
         bool [S, T]: first tokens of documents.
     previous : torch.Tensor
-        int64 [S, T]: the token id before each in its document; -1 for none.
+        int64 [S, T]: the token id before each in its document; -1 for none, and for padding.
     position : torch.Tensor
-        int64 [S, T]: place in the document, padding not counted.
+        int64 [S, T]: place in the document, padding not counted; its own is -1.
     sequence : torch.Tensor
-        int64 [S], on the host: number of each row's sequence; every pass with nothing before it begins new ones.
+        int64 [S]: number of each row's sequence; every pass with nothing before it begins new ones.
     place : torch.Tensor
-        int64 [S, T]: place in the sequence, padding not counted.
+        int64 [S, T]: place in the sequence, likewise.
     """
 
     ids: torch.Tensor
@@ -58,9 +60,8 @@ class Sequences:
             raise VarError(f"first_sequence is {first}; sequences are numbered from 0")
         self._length, self.next = 0, first
         self._begun: torch.Tensor | None = None
-        self._met = torch.zeros(0, dtype=torch.int64)
-        self._last = torch.zeros(0, dtype=torch.int64)
-        self._positions = torch.zeros(0, dtype=torch.int64)
+        # Of each sequence: tokens met, the last of them, and the next one's place in its document.
+        self._met, self._last, self._positions = np.zeros((3, 0), np.int64)
 
     def read(self, keywords: dict[str, Any]) -> tuple[Tokens, bool]:
         """Read the arguments of the base model's forward.
@@ -86,8 +87,7 @@ class Sequences:
         fresh = before == 0
         if fresh:
             self._check_anew(ids)
-            self._last = ids.new_full((len(ids),), -1)
-            self._positions, self._met = torch.zeros_like(self._last), torch.zeros_like(self._last)
+            self._met, self._last, self._positions = np.zeros((3, len(ids)), np.int64)
             self.next += len(ids)
         elif before != self._length or len(ids) != len(self._last):
             raise VarError(
@@ -98,7 +98,7 @@ class Sequences:
         else:
             self._begun = None
         self._length = before + ids.shape[1]
-        return self._tokens(ids.long(), *_masks(ids, keywords, fresh)), fresh
+        return self._tokens(ids, keywords), fresh
 
     def _check_anew(self, ids: torch.Tensor) -> None:
         """Refuse to take the same sequences with one more token for new ones, as generation without a cache has them.
@@ -114,49 +114,75 @@ class Sequences:
                 "with the last pass's tokens and one more; generate with a cache (use_cache=True)"
             )
 
-    def _tokens(self, ids: torch.Tensor, counts: torch.Tensor, starts: torch.Tensor) -> Tokens:
-        length = ids.shape[1]
-        place = torch.arange(length, device=ids.device).expand_as(ids)
-        counted = torch.where(counts, place, -1).cummax(dim=1).values
-        before = torch.cat((torch.full_like(counted[:, :1], -1), counted[:, :-1]), dim=1)
-        previous = torch.where(before >= 0, ids.gather(1, before.clamp(min=0)), self._last[:, None])
-        number = counts.long().cumsum(dim=1) - 1
-        # Counted from where the document started: in this pass, or as many tokens ago as were met of it before.
-        base = torch.where(starts & counts, number, torch.iinfo(torch.int64).min)
-        base = torch.maximum(base.cummax(dim=1).values, -self._positions[:, None])
-        position = number - base
-        previous = torch.where(starts, -1, previous)
-        last = counted[:, -1]
-        any_counted = last >= 0
-        at = last.clamp(min=0)[:, None]
-        self._last = torch.where(any_counted, ids.gather(1, at)[:, 0], self._last)
-        self._positions = torch.where(any_counted, position.gather(1, at)[:, 0] + 1, self._positions)
-        met, self._met = self._met[:, None] + number, self._met + counts.sum(dim=1)
+    def _tokens(self, ids: torch.Tensor, keywords: dict[str, Any]) -> Tokens:
+        counts, positions = _mask(ids, keywords), keywords.get("position_ids")
+        if not (isinstance(positions, torch.Tensor) and positions.ndim == 2):
+            positions = torch.ones_like(ids)
+        parts = (part.expand_as(ids).to(ids.device, torch.int64) for part in (ids, positions, counts))
+        # One transfer, the only one that a policy without a budget makes for its bookkeeping.
+        host = torch.stack(list(parts)).cpu()
+        token_ids, given_positions, counted = host.numpy()
+        starts = np.zeros(ids.shape, np.bool_)
+        previous, position, number = np.full((3, *ids.shape), -1, np.int64)
+        _follow(
+            token_ids,
+            given_positions,
+            counted,
+            self._last,
+            self._positions,
+            self._met,
+            starts,
+            previous,
+            position,
+            number,
+        )
         sequence = torch.arange(self.next - len(ids), self.next)
-        return Tokens(ids, counts, starts, previous, position, sequence, met)
+        own = [torch.from_numpy(part) for part in (starts, previous, position)]
+        return Tokens(host[0], host[2].bool(), own[0], own[1], own[2], sequence, torch.from_numpy(number))
+
+
+@compiled
+def _follow(
+    token_ids: Wholes,
+    given_positions: Wholes,
+    counts: Wholes,
+    last: Wholes,
+    positions: Wholes,
+    met: Wholes,
+    starts: Flags,
+    previous: Wholes,
+    position: Wholes,
+    place: Wholes,
+) -> None:
+    """Go on with each sequence's last token, place in its document and place; fill in those of its new tokens."""
+    for sequence in range(len(token_ids)):
+        for at in range(token_ids.shape[1]):
+            if not counts[sequence, at]:
+                continue
+            # Only a new document sets the position back to 0.
+            if given_positions[sequence, at] == 0 or met[sequence] == 0:
+                starts[sequence, at] = True
+                last[sequence], positions[sequence] = -1, 0
+            previous[sequence, at] = last[sequence]
+            position[sequence, at] = positions[sequence]
+            place[sequence, at] = met[sequence]
+            last[sequence] = token_ids[sequence, at]
+            positions[sequence] += 1
+            met[sequence] += 1
 
 
 def _refuse_beams(*arguments: Any, **keywords: Any) -> None:
     raise VarError("a policy follows sequences forward only; generate without beams (num_beams=1)")
 
 
-def _masks(ids: torch.Tensor, keywords: dict[str, Any], fresh: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which tokens count, and which start a document, bool [S, T]."""
+def _mask(ids: torch.Tensor, keywords: dict[str, Any]) -> torch.Tensor:
+    """Which tokens count, [S, T]."""
     mask = keywords.get("attention_mask")
-    counts = torch.ones_like(ids, dtype=torch.bool)
-    if mask is not None:
-        if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
-            raise VarError(
-                "a policy has to see which tokens are padding, and the model is called with a mask that does not say "
-                "so; give a mask of shape (sequences, tokens), and generate without a static cache"
-            )
-        counts = mask[:, -ids.shape[1] :].bool().to(ids.device)
-    starts = torch.zeros_like(counts)
-    positions = keywords.get("position_ids")
-    if isinstance(positions, torch.Tensor) and positions.ndim == 2:
-        # Only a new document sets the position back to 0.
-        starts = (positions.to(ids.device) == 0).expand_as(ids) & counts
-    if fresh:
-        first = counts & (counts.long().cumsum(dim=1) == 1)
-        starts = starts | first
-    return counts, starts
+    if mask is None:
+        return torch.ones_like(ids)
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
+        raise VarError(
+            "a policy has to see which tokens are padding, and the model is called with a mask that does not say so; "
+            "give a mask of shape (sequences, tokens), and generate without a static cache"
+        )
+    return mask[:, -ids.shape[1] :].bool()
