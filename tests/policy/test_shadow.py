@@ -93,7 +93,8 @@ def sampled(subject, tables, text, **more):
     class Noted(ShadowAudit):
         def asks(self, layer, tokens):
             asked = super().asks(layer, tokens)
-            numbers.update(tokens.sequence[asked.view(tokens.ids.shape).any(dim=1)].tolist())
+            if asked is not None:
+                numbers.update(tokens.sequence[asked.view(tokens.ids.shape).any(dim=1)].tolist())
             return asked
 
     audit = Noted(AuditMonitor([0.0] * 3, 0.05), share=0.3)

@@ -48,6 +48,7 @@ class PartialRouter:
         self._site, self._asks = site, asks
         self._block = model.get_submodule(site.router_path.rpartition(".")[0])
         self._always_whole = False
+        self._blanks: dict[Any, Any] = {}
         self._own: Any = None
         self._wrapped = False
         self.evaluated = 0
@@ -68,7 +69,7 @@ class PartialRouter:
             del self._site.router.forward
 
     def _forward(self, *arguments: Any, **keywords: Any) -> Any:
-        call = _Call(self._site, self._block, self._own, arguments, keywords, self._always_whole)
+        call = _Call(self._site, self._block, self._own, arguments, keywords, self._always_whole, self._blanks)
         self._asks(call.logits)
         output = call.output
         self._always_whole = call.always_whole
@@ -87,8 +88,10 @@ class _Call:
         arguments: tuple[Any, ...],
         keywords: dict[str, Any],
         always_whole: bool,
+        blanks: dict[Any, Any],
     ) -> None:
         self._site, self._block, self._own, self.always_whole = site, block, own, always_whole
+        self._blanks = blanks
         self._arguments, self._keywords = arguments, keywords
         self._hidden = arguments[0] if arguments else next(iter(keywords.values()))
         if not isinstance(self._hidden, torch.Tensor) or self._hidden.ndim < 2:
@@ -96,15 +99,27 @@ class _Call:
         self._lead = self._hidden.shape[:-1]
         self._tokens = self._lead.numel()
         self._output: Any = None
+        self._part: Any = None
         self.evaluated = 0
 
     @property
     def output(self) -> Any:
         """What the block is given."""
         if self._output is None:
-            # Nobody asked about anything: one token shows what shape the output has.
-            self._run(torch.zeros(1, dtype=torch.int64, device=self._hidden.device))
+            self._output = self._nothing()
         return self._output
+
+    def _nothing(self) -> Any:
+        """What the router returns, if nobody asked it about anything."""
+        # One token's output shows once what they look like; another precision, another look.
+        device = self._hidden.device
+        look = (self._hidden.dtype, device, torch.is_autocast_enabled(device.type))
+        if look not in self._blanks:
+            self._run(torch.zeros(1, dtype=torch.int64, device=device))
+            if self.always_whole:
+                return self._output
+            self._blanks[look] = self._part
+        return self._put(self._blanks[look], None, 1)
 
     def logits(self, place: torch.Tensor | None) -> torch.Tensor:
         """Run the router for some tokens, or all; logits of all that were asked about so far, [T, E]."""
@@ -131,12 +146,16 @@ class _Call:
             self.always_whole = True
             self._run_whole()
             return
+        self._part = part
+        self._output = self._put(part, place, len(place))
+
+    def _put(self, part: Any, place: torch.Tensor | None, many: int) -> Any:
+        """The output with what was returned for some tokens put in their places, or nowhere."""
         before = self._output
         if isinstance(part, tuple | list):
             olds = before if before is not None else [None] * len(part)
-            self._output = type(part)(self._all(new, old, place) for new, old in zip(part, olds, strict=True))
-        else:
-            self._output = self._all(part, before, place)
+            return type(part)(self._all(new, old, place, many) for new, old in zip(part, olds, strict=True))
+        return self._all(part, before, place, many)
 
     def _is_decision(self, output: Any) -> bool:
         """Whether an output is logits, or these with weights and experts; None and numbers beside them do not count."""
@@ -163,20 +182,23 @@ class _Call:
         """Whether a block hands its router something of its own (a bias by expert), which has no row a token."""
         return any(value is own for own in (*self._block.parameters(), *self._block.buffers()))
 
-    def _all(self, part: Any, before: Any, place: torch.Tensor) -> Any:
-        """An output with the asked tokens' rows in their places."""
+    def _all(self, part: Any, before: Any, place: torch.Tensor | None, many: int) -> Any:
+        """An output with the rows of `many` tokens in their places, if they have any."""
         if not isinstance(part, torch.Tensor) or not part.ndim:
             return part
-        many = len(place)
-        flat = part.reshape(many, -1) if part.numel() % many == 0 else None
-        leads = (self._lead, torch.Size([self._tokens]))
-        for lead, own in zip(leads, ((*([1] * (len(self._lead) - 1)), many), (many,)), strict=True):
-            if flat is not None and tuple(part.shape[: len(own)]) == own:
-                shape = (*lead, *part.shape[len(own) :])
-                whole = part.new_zeros(shape) if before is None else before
-                whole.view(self._tokens, -1)[place.to(whole.device)] = flat
-                return whole
+        whole = part.new_zeros(self._whole_shape(part, many)) if before is None else before
+        if place is not None:
+            whole.view(self._tokens, -1).index_copy_(0, place.to(whole.device), part.reshape(many, -1))
+        return whole
+
+    def _whole_shape(self, part: torch.Tensor, many: int) -> tuple[int, ...]:
+        """Shape of an output for all tokens, of which one for some is given: a row a token, in one dimension or all."""
+        own, lead = part.shape, self._lead
+        if len(lead) > 1 and own[: len(lead)] == (*([1] * (len(lead) - 1)), many):
+            return (*lead, *own[len(lead) :])
+        if own[0] == many:
+            return (self._tokens, *own[1:])
         raise VarError(
-            f"router {self._site.router_path} returns a tensor of shape {tuple(part.shape)} for {many} tokens, which "
+            f"router {self._site.router_path} returns a tensor of shape {tuple(own)} for {many} tokens, which "
             "has no row a token; a policy cannot run in it"
         )

@@ -44,40 +44,55 @@ class ShadowAudit(Observer):
         self._sequences: np.ndarray | None = None
         layers = len(monitor.certified)
         self._sums, self._counts = np.zeros((0, layers)), np.zeros((0, layers), np.int64)
-        self._pass: list[tuple[np.ndarray, np.ndarray]] = []
+        self._chosen = torch.zeros(0, dtype=torch.bool)
+        # Of the pass that is running, by layer: tokens in the sample; whether their decisions agree, and which count.
+        self._samples: dict[int, torch.Tensor] = {}
+        self._pass: dict[int, torch.Tensor] = {}
 
     def begins(self, policy: RuntimePolicy, tokens: Tokens) -> None:
-        """Take in the sequences that have ended."""
+        """Take in the sequences that have ended; choose the sample of those that begin."""
         numbers = tokens.sequence.numpy()
         if self._sequences is None or numbers[0] != self._sequences[0]:
             self._close(policy)
             shape = (len(numbers), len(self.monitor.certified))
             self._sequences, self._sums, self._counts = numbers, np.zeros(shape), np.zeros(shape, np.int64)
+            self._chosen = torch.from_numpy(is_audited(self.share, self._seed, numbers, 0, 0))
         self._pass.clear()
+        self._samples.clear()
 
-    def asks(self, layer: int, tokens: Tokens) -> torch.Tensor:
+    def asks(self, layer: int, tokens: Tokens) -> torch.Tensor | None:
         """The sample: whole sequences, or decisions; which are in it depends on nothing but their place."""
-        sequence, counts = tokens.sequence.to(tokens.ids.device)[:, None], tokens.counts
-        if self._unit == "sequence":
-            return (is_audited(self.share, self._seed, sequence, 0, 0) & counts).flatten()
-        return (is_audited(self.share, self._seed, sequence, tokens.place, layer) & counts).flatten()
+        if self._unit == "decision":
+            sample = is_audited(self.share, self._seed, tokens.sequence[:, None], tokens.place, layer)
+        else:
+            sample = self._chosen[:, None]
+        sample = (sample & tokens.counts).flatten()
+        if not sample.any():
+            return None
+        self._samples[layer] = sample
+        return sample
 
     def decided(self, record: DecisionRecord) -> None:
-        """Compare."""
-        replaced = (record.way == int(Way.FAST)) | (record.way == int(Way.CACHED))
-        audited = self.asks(record.layer, record.tokens).to(replaced.device) & replaced
-        same = (record.experts.sort(dim=1).values == record.learned_experts.sort(dim=1).values).all(dim=1)
-        outcome, mask = (same & audited).cpu().numpy(), audited.cpu().numpy()
-        rows = len(record.tokens.ids)
-        self._sums[:, record.layer] += outcome.reshape(rows, -1).sum(axis=1)
-        self._counts[:, record.layer] += mask.reshape(rows, -1).sum(axis=1)
-        self._pass.append((outcome, mask))
+        """Compare; the outcome stays on its device."""
+        if record.layer in self._samples:
+            replaced = (record.way == int(Way.FAST)) | (record.way == int(Way.CACHED))
+            audited = self._samples[record.layer].to(replaced.device) & replaced
+            same = (record.experts.sort(dim=1).values == record.learned_experts.sort(dim=1).values).all(dim=1)
+            self._pass[record.layer] = torch.stack((same & audited, audited))
 
     def passed(self, policy: RuntimePolicy) -> None:
         """Take in the decisions of a pass, in the order of the tokens."""
+        if not self._pass:
+            return
+        layers = list(self._pass)
+        outcomes, masks = torch.stack(list(self._pass.values()), dim=1).cpu().numpy()
+        shape = (len(layers), len(self._sums), -1)
+        self._sums[:, layers] += outcomes.reshape(shape).sum(axis=2).T
+        self._counts[:, layers] += masks.reshape(shape).sum(axis=2).T
         if self._unit == "decision":
-            outcomes, masks = (np.stack(parts, axis=1) for parts in zip(*self._pass, strict=True))
-            self._switch_off(policy, self.monitor.update(outcomes.astype(np.float64), masks))
+            given = np.zeros((2, outcomes.shape[1], len(self.monitor.certified)), np.bool_)
+            given[:, :, layers] = outcomes.T, masks.T
+            self._switch_off(policy, self.monitor.update(given[0].astype(np.float64), given[1]))
 
     def ended(self, policy: RuntimePolicy) -> None:
         """Take in the last sequences."""
