@@ -94,14 +94,25 @@ def runs(draw):
     return limits, threshold, budget, draw(st.integers(1, 3)), steps, draw(st.integers(0, 2**31))
 
 
+def used_before(decider, sequences, random):
+    """What other sequences left behind, forgotten: its memory is used again and must not be seen."""
+    for rows in (sequences, sequences):
+        decider.begin(rows)
+        decider.look(tokens_of(random.integers(4, size=(rows, 9))))
+        ways = decider.choose(0, lambda place: torch.ones(rows * 9))
+        made = decider.give(0, ways, torch.full((rows * 9, K), 5), torch.full((rows * 9, K), 0.75))
+        decider.remember(0, ways, made)
+    decider.begin(sequences)
+    return decider
+
+
 @given(runs())
 @settings(max_examples=300, deadline=None)
 def test_whole_steps_decide_as_one_token_after_another(run):
     limits, threshold, budget, sequences, steps, seed = run
     random = np.random.default_rng(seed)
     tables = tables_of(4, random.random(4) < 0.3)
-    decider = Decider(tables, settings_of(limits, threshold, budget))
-    decider.begin(sequences)
+    decider = used_before(Decider(tables, settings_of(limits, threshold, budget)), sequences, random)
     spent = None if budget is None else Budget(*budget, layers=1, sequences=sequences)
     plain = Plain(limits, threshold, spent and spent.most, budget[1] if budget else 1, sequences)
     for length in steps:
@@ -136,6 +147,17 @@ def test_whole_steps_decide_as_one_token_after_another(run):
             assert (asked == needed).all() and (ways.asked == needed).all()
         numbers = (ways.numbers.learned, ways.numbers.fast, ways.numbers.cached)
         assert numbers == tuple(int((ways.way == int(way)).sum()) for way in Way)
+
+
+def test_new_sequences_cost_no_new_memory():
+    decider = Decider(tables_of(4, [False] * 4), settings_of(CacheLimits(2, 8, 100), 0.0, None))
+    decider.begin(2)
+    remembered = decider.remembered
+    assert remembered.experts.dtype == torch.int16
+    decider.begin(2)
+    assert decider.remembered is remembered
+    decider.begin(3)
+    assert decider.remembered.experts.shape == (1, 3 * 8, K)
 
 
 def test_a_decision_of_a_table_is_not_remembered_as_the_routers():

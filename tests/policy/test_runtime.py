@@ -1,17 +1,21 @@
 """A policy inside real models: exact where it must be, and never another row's business."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MiniMaxM2Config
 
 from moe_models import VOCABULARY
 from policy_subject import Subject
 from var_core.errors import VarError
+from var_core.policy.audit import AuditMonitor
 from var_core.policy.cache import CacheLimits
 from var_core.policy.runtime import Observer
 from var_core.policy.settings import BudgetSettings, CacheSettings, PolicySettings
+from var_core.policy.shadow import ShadowAudit
 from var_core.policy.ways import Way
 
 CACHED = PolicySettings(cache=CacheSettings(CacheLimits(2, 16, 100), confidence_threshold=0.3))
@@ -235,6 +239,44 @@ def test_a_bias_by_expert_is_not_taken_for_rows_of_tokens():
 def test_beams_of_generation_are_refused(mixtral, ids):
     with mixtral.policy(table(mixtral, ids), CACHED), pytest.raises(VarError, match="without beams"):
         mixtral.model.generate(ids, max_new_tokens=6, num_beams=3, do_sample=False, pad_token_id=96)
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations for which the host has to wait for a device: single numbers, and what has as many as it has."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        names = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select")
+        self.number += function.name() in names
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("weights", ["stored", "live"])
+@pytest.mark.parametrize("share", ["none", "some", "all", "cache"])
+def test_layers_do_not_wait_for_their_device(mixtral, ids, share, weights, monkeypatch):
+    """Every layer waited up to six times: for whether anybody asks, whether all do, and who."""
+    for site in mixtral.sites:
+        monkeypatch.setattr(site.experts, "forward", lambda hidden, *_: hidden)
+    tables = table(mixtral, ids)
+    tables = {"none": tables, "some": some_usable(tables), "all": usable(tables), "cache": some_usable(tables)}[share]
+    settings = replace(CACHED if share == "cache" else PolicySettings(), weights=weights)
+    audit = ShadowAudit(AuditMonitor([0.0] * 3, 0.05), share=0.5, unit="decision")
+    for observers in ([], [audit]):
+        numbers = []
+        for policy in (nullcontext(), mixtral.policy(tables, settings, observers=observers)):
+            with policy, torch.inference_mode(), Waits() as waits:
+                past = None
+                for place in range(8):
+                    past = mixtral.model(
+                        ids[:, place : place + 1], past_key_values=past, use_cache=True
+                    ).past_key_values
+            numbers.append(waits.number)
+        # In a pass, all layers together: which tokens are asked about.
+        assert numbers[1] - numbers[0] <= 8
+    assert policy.counts.by_way.sum() == 8 * 2 * len(mixtral.sites)
 
 
 def test_generating_without_a_cache_is_refused(mixtral, ids):

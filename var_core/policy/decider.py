@@ -24,6 +24,8 @@ class Decider:
     ----------
     active : torch.Tensor
         bool [L], on the host: layers whose tables, cache and budget are used; the others are their routers' alone.
+    remembered : Remembered or None
+        Decisions in contexts that were met; None without a cache.
     """
 
     def __init__(self, tables: PolicyTables, settings: PolicySettings) -> None:
@@ -32,7 +34,7 @@ class Decider:
         self._threshold = 0.0 if settings.cache is None else settings.cache.confidence_threshold
         self._sequences = 0
         self._cache: ContextCache | None = None
-        self._remembered: Remembered | None = None
+        self.remembered: Remembered | None = None
         self._budget: Budget | None = None
         self._limited: Limited | None = None
         self._step: Step | None = None
@@ -52,13 +54,13 @@ class Decider:
                 self._cache = ContextCache(cache.limits, sequences, cache.shared)
                 entries = cache.limits.capacity * (1 if cache.shared else sequences)
                 device = self._tables.experts.device
-                self._remembered = Remembered.nothing(self._layers, entries, self._tables.top_k, device)
+                self.remembered = Remembered.nothing(self._layers, entries, self._tables.top_k, device)
             elif cache.shared:
                 self._cache.begin(sequences)
             else:
-                assert self._remembered is not None
+                assert self.remembered is not None
                 self._cache.forget()
-                self._remembered.forget()
+                self.remembered.forget()
         if budget is not None:
             self._budget = Budget(budget.max_learned_share, budget.window, self._layers, sequences)
         self._sequences = sequences
@@ -82,8 +84,8 @@ class Decider:
             looked_up = self._cache.look_up(*(part.numpy() for part in (tokens.ids, tokens.starts, tokens.counts)))
             found = Found.of(looked_up, self._cache.writers, device)
         known = None
-        if found is not None and self._remembered is not None and self._budget is None:
-            known = self._remembered.confidence[:, found.entry]
+        if found is not None and self.remembered is not None and self._budget is None:
+            known = self.remembered.confidence[:, found.entry]
         if not self.active.all():
             idle = ~self.active[:, None].to(device)
             fast_row = fast_row.masked_fill(idle, NO_ROW)
@@ -99,19 +101,14 @@ class Decider:
         """Choose the way of each token at a layer."""
         # A layer that an audit has switched off is its router's alone, whatever the budget says.
         if self._limited is not None and self.active[layer]:
-            return choose_limited_ways(layer, self.step, self._limited, self._remembered, self._threshold, route)
+            return choose_limited_ways(layer, self.step, self._limited, self.remembered, self._threshold, route)
         return choose_ways(layer, self.step, self._threshold, route)
 
     def give(self, layer: int, ways: Ways, experts: torch.Tensor, weights: torch.Tensor) -> Given:
         """Put a layer's decisions together; `experts`, int64 [T, k], and `weights` are what the router decided."""
-        return give(layer, self.step, ways, self._tables, self._remembered, experts, weights)
+        return give(layer, self.step, ways, self._tables, self.remembered, experts, weights)
 
     def remember(self, layer: int, ways: Ways, given: Given) -> None:
         """Keep what a layer decided in contexts that were new."""
-        if self._remembered is not None and self.step.found is not None:
-            self._remembered.update(layer, self.step.found, given.experts, given.weights, ways.way, ways.confidence)
-
-    @property
-    def remembers(self) -> bool:
-        """Whether there is a cache."""
-        return self._settings.cache is not None
+        if self.remembered is not None and self.step.found is not None:
+            self.remembered.update(layer, self.step.found, given.experts, given.weights, ways.way, ways.confidence)

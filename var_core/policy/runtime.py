@@ -234,7 +234,7 @@ class RuntimePolicy(Hooked):
             self._count(layer, ways)
             # As the block itself called, so that not a bit differs.
             call = None
-            if ways.numbers.replaced or decider.remembers or self._observers:
+            if ways.numbers.replaced or decider.remembered is not None or self._observers:
                 own = (index.read(arguments, keywords), weight.read(arguments, keywords))
                 decision, device = site.reader.decode(site, own, self._output), ways.way.device
                 experts, weights = decision.experts.to(device, torch.int64), decision.weights.to(device)
