@@ -124,6 +124,14 @@ def test_prefill_decides_as_decoding_does(subject, ids, settings):
     assert all((ways == way).sum() > 10 for way in (LEARNED, FAST, REUSED))
 
 
+def test_a_record_has_the_confidence_of_a_router_that_was_asked(subject, ids):
+    records = collected(subject, some_usable(table(subject, ids)), PolicySettings(), lambda: subject.logits(ids))
+    for record in records:
+        assert (record.confidence.isnan() == (record.way == FAST)).all()
+        logits = record.logits[record.asked].float()
+        torch.testing.assert_close(record.confidence[record.asked], logits.softmax(dim=1).amax(dim=1))
+
+
 def test_what_is_cached_is_what_was_learned_in_that_context(subject, ids):
     records = collected(subject, table(subject, ids), CACHED, lambda: subject.logits(ids))
     for record in records:
@@ -249,7 +257,7 @@ class Waits(TorchDispatchMode):
         self.number = 0
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        names = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select")
+        names = ("aten::is_nonzero", "aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
         self.number += function.name() in names
         return function(*arguments, **(keywords or {}))
 

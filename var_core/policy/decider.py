@@ -4,7 +4,8 @@ import torch
 
 from var_core.policy.budget import Budget
 from var_core.policy.cache import ContextCache
-from var_core.policy.decide import Given, Limited, Route, Step, Ways, choose_limited_ways, choose_ways, give
+from var_core.policy.decide import Given, Route, Step, Ways, choose_ways, give
+from var_core.policy.limited import Limited, choose_limited_ways
 from var_core.policy.memory import Found, Remembered
 from var_core.policy.sequences import Tokens
 from var_core.policy.settings import PolicySettings
@@ -86,7 +87,7 @@ class Decider:
         known = None
         if found is not None and self.remembered is not None and self._budget is None:
             known = self.remembered.confidence[:, found.entry]
-        if not self.active.all():
+        if not self.active.numpy().all():
             idle = ~self.active[:, None].to(device)
             fast_row = fast_row.masked_fill(idle, NO_ROW)
             known = None if known is None else known.masked_fill(idle, float("nan"))

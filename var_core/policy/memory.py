@@ -29,8 +29,8 @@ class Found:
         int64 [T]: the token of this pass that wrote the entry; 0 where none did.
     entry : torch.Tensor
         int64 [T]; 0 for tokens that do not count.
-    wrote : torch.Tensor
-        int64 [2, W]: entries that this pass's tokens wrote, and which of the tokens did last.
+    wrote, writer : torch.Tensor
+        int64 [W]: entries that this pass's tokens wrote, and which of the tokens did last.
     any_hit, any_here : bool
         Whether there are such tokens.
     """
@@ -40,6 +40,7 @@ class Found:
     origin: torch.Tensor
     entry: torch.Tensor
     wrote: torch.Tensor
+    writer: torch.Tensor
     any_hit: bool
     any_here: bool
 
@@ -62,9 +63,9 @@ class Found:
         token = np.flatnonzero(~hit & (slot >= 0))
         token = token[writers.ravel()[entry[token]] == token]
         here = hit & (origin >= 0)
-        arrays = (hit, here, np.maximum(origin, 0), entry, np.stack((entry[token], token)))
+        arrays = (hit, here, np.maximum(origin, 0), entry, entry[token], token)
         own = [torch.from_numpy(array).to(device) for array in arrays]
-        return cls(own[0], own[1], own[2], own[3], own[4], bool(hit.any()), bool(here.any()))
+        return cls(own[0], own[1], own[2], own[3], own[4], own[5], bool(hit.any()), bool(here.any()))
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,8 @@ class Remembered:
         confidence : torch.Tensor
             float [T]: the router's.
         """
-        entry, token = found.wrote
-        if not len(token):
+        entry, token = found.wrote, found.writer
+        if not token.numel():
             return
         k = experts.shape[1]
         sure = confidence[token].float().masked_fill(way[token] != int(Way.LEARNED), UNTRUSTED)

@@ -125,9 +125,9 @@ class _Call:
         """Run the router for some tokens, or all; logits of all that were asked about so far, [T, E]."""
         if self.always_whole or place is None:
             self._run_whole()
-        elif len(place):
+        elif place.numel():
             self._run(place)
-            self.evaluated += len(place)
+            self.evaluated += place.numel()
         reader = self._site.reader
         logits = logits_of(self.output, getattr(reader, "logits_index", 0))
         return logits.detach().reshape(self._tokens, -1)
@@ -147,7 +147,7 @@ class _Call:
             self._run_whole()
             return
         self._part = part
-        self._output = self._put(part, place, len(place))
+        self._output = self._put(part, place, place.numel())
 
     def _put(self, part: Any, place: torch.Tensor | None, many: int) -> Any:
         """The output with what was returned for some tokens put in their places, or nowhere."""

@@ -41,8 +41,8 @@ class DecisionRecord:
         [T, k].
     way : torch.Tensor
         int8 [T]: a :class:`var_core.policy.ways.Way`; -1 for padding.
-    confidence : torch.Tensor
-        float32 [T]: the router's where it was asked; NaN elsewhere.
+    scoring : str
+        How the layer's logits become scores.
     logits : torch.Tensor
         [T, E]: of the router where it was asked.
     asked : torch.Tensor
@@ -57,10 +57,15 @@ class DecisionRecord:
     experts: torch.Tensor
     weights: torch.Tensor
     way: torch.Tensor
-    confidence: torch.Tensor
+    scoring: Scoring
     logits: torch.Tensor
     asked: torch.Tensor
     learned_experts: torch.Tensor
+
+    @property
+    def confidence(self) -> torch.Tensor:
+        """The router's where it was asked, float32 [T]; NaN elsewhere."""
+        return _confidence(self.logits, self.scoring).to(self.asked.device).masked_fill(~self.asked, float("nan"))
 
 
 class Observer:
@@ -199,12 +204,12 @@ class RuntimePolicy(Hooked):
                 mask = observer.asks(site.layer, tokens)
                 if mask is not None:
                     wanted[site.layer] |= mask
-        return wanted if wanted.any() else None
+        return wanted if wanted.numpy().any() else None
 
     def _asks(self, layer: int) -> Callable[[RunRouter], None]:
         """What the router of a layer is asked."""
         scoring = self._layout.layers[layer].scoring
-        needs_confidence = self._settings.cache is not None or self._settings.budget is not None or self._observers
+        needs_confidence = self._settings.cache is not None or self._settings.budget is not None
 
         def ask(run: RunRouter) -> None:
             logits, confidence = torch.empty(0), torch.empty(0)
@@ -213,7 +218,9 @@ class RuntimePolicy(Hooked):
                 nonlocal logits, confidence
                 logits = run(place)
                 if needs_confidence:
-                    confidence = _confidence(logits, scoring, place, confidence).to(self._decider.step.counts.device)
+                    rows = logits if place is None else logits[place.to(logits.device)]
+                    own = _confidence(rows, scoring).to(self._decider.step.counts.device)
+                    confidence = own if place is None else _put(own, place, confidence, len(logits))
                 return confidence
 
             self._chosen[layer] = (self._decider.choose(layer, route), logits)
@@ -257,16 +264,15 @@ class RuntimePolicy(Hooked):
 
     def _weighted(self, layer: int, ways: Ways, given: Given, logits: torch.Tensor) -> Given:
         live = self._weightings[layer].weights(logits, given.experts).to(given.weights.dtype)
-        if ways.numbers.fast + ways.numbers.cached < len(ways.way):
+        if ways.numbers.fast + ways.numbers.cached < ways.way.numel():
             live = torch.where((ways.way > int(Way.LEARNED))[:, None], live, given.weights)
         return Given(given.experts, live)
 
     def _tell(self, layer: int, given: Given, ways: Ways, logits: torch.Tensor, experts: torch.Tensor) -> None:
         if not self._observers or self._tokens is None:
             return
-        confidence = torch.where(ways.asked, ways.confidence.float(), float("nan"))
-        decided = (given.experts, given.weights, ways.way)
-        record = DecisionRecord(self._passes, layer, self._tokens, *decided, confidence, logits, ways.asked, experts)
+        scoring, decided = self._layout.layers[layer].scoring, (given.experts, given.weights, ways.way)
+        record = DecisionRecord(self._passes, layer, self._tokens, *decided, scoring, logits, ways.asked, experts)
         for observer in self._observers:
             observer.decided(record)
         if layer == len(self._sites) - 1:
@@ -274,17 +280,17 @@ class RuntimePolicy(Hooked):
                 observer.passed(self)
 
 
-def _confidence(
-    logits: torch.Tensor, scoring: Scoring, place: torch.Tensor | None, before: torch.Tensor
-) -> torch.Tensor:
-    """The router's confidence in its decisions about some tokens, or all, beside that in those asked about before."""
-    scores = scores_of((logits if place is None else logits[place.to(logits.device)]).float(), scoring)
-    share = scores.amax(dim=1) / scores.sum(dim=1).clamp_min(1e-30)
-    if place is None:
-        return share
-    if not len(before):
-        before = torch.zeros(len(logits), device=place.device)
-    return before.index_copy(0, place, share.to(place.device))
+def _confidence(logits: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+    """The largest share of a router's scores, float32 [T]."""
+    scores = scores_of(logits.float(), scoring)
+    return scores.amax(dim=1) / scores.sum(dim=1).clamp_min(1e-30)
+
+
+def _put(values: torch.Tensor, place: torch.Tensor, before: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Values of some tokens beside those of others that were there before, [T]."""
+    if not before.numel():
+        before = values.new_zeros(tokens)
+    return before.index_copy(0, place, values)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -67,7 +67,7 @@ class ShadowAudit(Observer):
         else:
             sample = self._chosen[:, None]
         sample = (sample & tokens.counts).flatten()
-        if not sample.any():
+        if not sample.numpy().any():
             return None
         self._samples[layer] = sample
         return sample
