@@ -7,7 +7,7 @@ documents are halved by group into a calibration and a test half, once for each 
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,12 @@ import transformers
 from var_core.capture.batches import plan_batches
 from var_core.corpus.shards import TokenShard, position_ids
 from var_core.parquet import read_provenance, write_batches
-from var_core.policy.calibration import PairChoice, calibrate
+from var_core.policy.calibration import PairChoice, agreement_scores, calibrate, rows_of
 from var_core.policy.compare import COVERAGES, coverage_curve, gain_at_equal_coverage, promises
 from var_core.policy.fit import Minimums, Pairs, fit_tables
-from var_core.policy.recorded import read_decisions
-from var_core.policy.tables import token_only
+from var_core.policy.fitting import ExpertSums, fit_entries
+from var_core.policy.recorded import read_decisions, set_agreement
+from var_core.policy.tables import PolicyTables, keep_pairs, token_only
 from var_core.routing.batch import RouterLayout
 from var_core.routing.recorder import Recorder
 from var_core.routing.sites import find_sites
@@ -118,11 +119,11 @@ class Measuring:
     def calibrate(self, tables, traces, choice: PairChoice = PairChoice()):
         return calibrate(tables, self.layout, traces, isolate_documents=self.isolated, choice=choice)
 
-    def variant(self, name: str, tables, choice: PairChoice = PairChoice(), token=None) -> np.ndarray:
+    def variant(self, name: str, make: Callable[[list[Path]], PolicyTables], token=None) -> np.ndarray:
         """Mean of the curves over the coverages and splits, by layer; prints a row of the table."""
         curves, kept, over = [], [], []
         for calibration, test in self.splits:
-            made = self.calibrate(tables, calibration, choice)
+            made = make(calibration)
             kept.append(made.present[:, self.vocabulary : -1].sum().item() / len(self.layout))
             for layer, shape in enumerate(self.layout.layers):
                 recorded = read_decisions(test, layer, shape.experts, shape.top_k, self.isolated)
@@ -136,29 +137,65 @@ class Measuring:
         return means
 
 
+EVERY_PAIR = PairChoice(least_gain=-1.0)
+
+
 def variants(measuring: Measuring) -> None:
     """The choices of the decision, each by itself."""
     layers = " | ".join(f"layer {layer}" for layer in range(len(measuring.layout)))
     print(f"| tables | {layers} | mean | pairs a layer | promised - tested |\n|{'---|' * (len(measuring.layout) + 4)}")
-    chosen, everything = measuring.fit(), PairChoice(least_gain=-1.0)
-    token = measuring.variant("by token, agreement", token_only(chosen))
+    chosen = measuring.fit()
+    token = measuring.variant("by token", lambda traces: measuring.calibrate(token_only(chosen), traces))
 
-    def row(name: str, tables, choice: PairChoice = PairChoice()) -> None:
-        measuring.variant(name, tables, choice, token)
+    def row(name: str, tables: PolicyTables, choice: PairChoice = PairChoice()) -> None:
+        measuring.variant(name, lambda traces: measuring.calibrate(tables, traces, choice), token)
 
     row("chosen", chosen)
-    for least in (-1.0, 0.01, 0.02, 0.05):
+    for least in (-1.0, 0.01, 0.05):
         row("every pair" if least < 0 else f"gain over {least}", chosen, PairChoice(least_gain=least))
+    for name, rule in rules(measuring, chosen).items():
+        measuring.variant(name, rule, token)
     for most in (2_500, 10_000, 40_000):
         row(f"at most {most:,} pairs", chosen, PairChoice(most=most))
+    row("the 10,000 pairs seen most", measuring.fit(Pairs(most=10_000)), EVERY_PAIR)
     for minimum in (1, 3, 5):
         row(f"seen {minimum} times", measuring.fit(minimum=minimum))
     for like_token in (0.0, 1.0, 4.0, 8.0):
         row(f"{like_token:g} decisions like the token's", measuring.fit(Pairs(like_token=like_token)))
     for positions in ((), (0, 1), (0, 1, 2), (0, 1, 2, 4, 8), (0, 1, 2, 4, 8, 16, 32)):
         row(f"early positions {positions}", measuring.fit(Pairs(positions=positions)))
-    often = measuring.fit(Pairs(most=10_000))
-    row("the 10,000 pairs seen most", often, everything)
+
+
+def rules(measuring: Measuring, fitted: PolicyTables) -> dict[str, Callable[[list[Path]], PolicyTables]]:
+    """Ways to choose pairs that were not taken, and tokens judged by all of their decisions."""
+    V = measuring.vocabulary
+    tokens = fitted.pairs % V
+
+    def kept(rule: Callable[[np.ndarray, np.ndarray, list[Path]], np.ndarray]):
+        def make(traces: list[Path]) -> PolicyTables:
+            own = measuring.calibrate(fitted, traces, EVERY_PAIR).agreement[:, V:-1].numpy()
+            of_token = measuring.calibrate(token_only(fitted), traces).agreement[:, tokens].numpy()
+            return measuring.calibrate(keep_pairs(fitted, rule(own, of_token, traces)), traces, EVERY_PAIR)
+
+        return make
+
+    def seen(traces: list[Path]) -> np.ndarray:
+        shape = measuring.layout.layers[0]
+        recorded = read_decisions(traces, 0, shape.experts, shape.top_k, measuring.isolated)
+        pair = rows_of(fitted, recorded).candidates[0].numpy()
+        return np.bincount(pair[pair >= 0] - V, minlength=len(tokens))
+
+    def judged_by_all(traces: list[Path]) -> PolicyTables:
+        made = measuring.calibrate(fitted, traces)
+        made.agreement[:, :V] = measuring.calibrate(token_only(fitted), traces).agreement[:, :V]
+        return made
+
+    return {
+        "only pairs that agree more than their token": kept(lambda own, of_token, _: own > of_token),
+        "and those that agree less by 0.05": kept(lambda own, of_token, _: (own > of_token) | (own < of_token - 0.05)),
+        "pairs seen 3 times in calibration": kept(lambda own, _, traces: (seen(traces) >= 3) & (own > -1)),
+        "tokens judged by all their decisions": judged_by_all,
+    }
 
 
 def gains(measuring: Measuring) -> None:
@@ -186,8 +223,35 @@ def gains(measuring: Measuring) -> None:
             print(f"| {COVERAGES[place]:.1f} | " + " | ".join(cells) + " |", flush=True)
 
 
+def positions_alone(measuring: Measuring) -> None:
+    """What tables by the class of the position alone could do, on the first test half."""
+    starts = np.array([0, 1, 2, 4, 8, 16, 32, 64, 128])
+    made, (_, test) = token_only(measuring.fit()), measuring.splits[0]
+    print("\nDecisions of tokens without an entry: share, agreement by the position's class, by the row for everything")
+    agreed = []
+    for layer, shape in enumerate(measuring.layout.layers):
+        fitting, held_out = (
+            read_decisions(paths, layer, shape.experts, shape.top_k, measuring.isolated)
+            for paths in (measuring.fitted_on, test)
+        )
+        of_class = [np.searchsorted(starts, each.position, side="right") - 1 for each in (fitting, held_out)]
+        sums = ExpertSums.of_decisions(of_class[0], fitting.experts, fitting.weights.astype(float), shape.experts)
+        by_class = fit_entries(sums, shape.experts, shape.top_k, None).experts[of_class[1]]
+        row = made.any_row(rows_of(made, held_out))[layer].numpy()
+        by_row = agreement_scores(made, layer, measuring.layout, held_out, row, "set_agreement")
+        none = row == len(made.present[layer]) - 1
+        score = set_agreement(by_class, held_out.experts)
+        print(f"layer {layer}: {none.mean():.4f}, {score[none].mean():.3f}, {by_row[none].mean():.3f}")
+        agreed.append([by_row[of_class[1] == each].mean() for each in range(len(starts))])
+    print("\nAgreement of token rows by first position of the class\n| layer | " + " | ".join(map(str, starts)) + " |")
+    print("|---" * (len(starts) + 1) + "|")
+    for layer, values in enumerate(agreed):
+        print(f"| {layer} | " + " | ".join(f"{value:.3f}" for value in values) + " |", flush=True)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     measured = Measuring(Path(sys.argv[1]), Path(sys.argv[2]), seeds=3)
     gains(measured)
+    positions_alone(measured)
     variants(measured)

@@ -86,6 +86,8 @@ def fit_tables(
         tokens.append(_fitted(sums, layout, layer, total, minimums.token))
         everything.append(_fitted(everywhere, layout, layer, total, 1))
         if recorded is not None:
+            if recorded.weights is None:
+                raise VarError(f"{traces[0].parent}: the trace has no weights; a policy's tables need them")
             own = _pair_sums(recorded, vocabulary, shape.experts, minimums.pair, pairs)
             keys = np.unique(own.key)
             made_up = like_parents(keys, keys % vocabulary, sums, shape.top_k, pairs.like_token)
@@ -119,8 +121,7 @@ def _token_sums(statistics: Path, layer: int) -> ExpertSums:
 
 def _pair_sums(recorded: RecordedDecisions, vocabulary: int, width: int, minimum: int, pairs: Pairs) -> ExpertSums:
     """Decisions by pair of context and token, of the pairs that occur most often."""
-    if recorded.weights is None:
-        raise VarError("the trace has no weights; a policy's tables need them, capture it again")
+    assert recorded.weights is not None
     positions = torch.tensor(pairs.positions, dtype=torch.int64)
     key = pair_keys(*recorded.tokens(), positions, vocabulary).numpy()
     found, place, n = np.unique(key, return_inverse=True, return_counts=True)
