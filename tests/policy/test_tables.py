@@ -30,7 +30,7 @@ OWNERS = [[4, 0, 5, -1, 6, -1], [0, 0, 5, -1, 0, -1]]
 
 def test_a_decision_is_its_pairs_else_its_tokens(tables):
     rows = tables.rows(TOKENS, PREVIOUS, POSITION)
-    assert tables.owner(rows).tolist() == OWNERS
+    assert rows.owner.tolist() == OWNERS
     assert tables.any_row(rows).tolist() == [[7 if row < 0 else row for row in each] for each in OWNERS]
 
 
@@ -52,12 +52,12 @@ def test_what_a_dropped_pair_owned_is_its_tokens(tables):
     assert kept.agreement[0].tolist() == [0, 1, 2, 3, 4, 6, 7]
     rows = kept.rows(TOKENS, PREVIOUS, POSITION)
     # The second layer never had these entries, and saying that it keeps one does not give it one.
-    assert kept.owner(rows).tolist() == [[4, 0, -1, -1, 5, -1], [0, 0, -1, -1, 0, -1]]
+    assert rows.owner.tolist() == [[4, 0, -1, -1, 5, -1], [0, 0, -1, -1, 0, -1]]
     for row, experts in ((4, 4), (5, 16)):
         assert kept.experts[0, row].tolist() == [experts % E, (experts + 1) % E]
     alone = token_only(tables)
     assert alone.experts.shape[1] == V + 1
-    assert alone.owner(alone.rows(TOKENS, PREVIOUS, POSITION)).tolist() == [[0, 0, -1, -1, 0, -1]] * 2
+    assert alone.rows(TOKENS, PREVIOUS, POSITION).owner.tolist() == [[0, 0, -1, -1, 0, -1]] * 2
     assert alone.experts[:, -1].tolist() == tables.experts[:, -1].tolist()
 
 

@@ -20,9 +20,12 @@ class TableRows:
     ----------
     candidates : torch.Tensor
         int64 [2, T]: the row of the token in its context, the token's own; the order in which they are asked.
+    owner : torch.Tensor
+        int64 [L, T]: the first of them that has an entry at a layer; -1 where none has.
     """
 
     candidates: torch.Tensor
+    owner: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -94,25 +97,21 @@ class PolicyTables:
             key = pair_keys(token_ids, previous, position, self.positions, V)
             place = torch.searchsorted(self.pairs, key).clamp(max=P - 1)
             pair = torch.where(self.pairs[place] == key, V + place, NO_ROW)
-        return TableRows(torch.stack((pair, token)))
+        by_token = torch.where(self._held(token), token, NO_ROW)
+        owner = torch.where(self._held(pair), pair, by_token) if P else by_token
+        return TableRows(torch.stack((pair, token)), owner)
 
-    def owner(self, rows: TableRows) -> torch.Tensor:
-        """First row of each token that has an entry, int64 [L, T]; -1 where there is none."""
-        candidates = rows.candidates
-        held = self.present[:, candidates.clamp(min=0)] & (candidates >= 0)
-        row = candidates.gather(0, held.int().argmax(dim=1))
-        return torch.where(held.any(dim=1), row, NO_ROW)
+    def _held(self, row: torch.Tensor) -> torch.Tensor:
+        return self.present[:, row.clamp(min=0)] & (row >= 0)
 
     def usable_row(self, rows: TableRows) -> torch.Tensor:
         """The owner of each token where the fast path takes what it owns, int64 [L, T]; else -1."""
-        owner = self.owner(rows)
-        usable = self.usable.gather(1, owner.clamp(min=0)) & (owner >= 0)
-        return torch.where(usable, owner, NO_ROW)
+        usable = self.usable.gather(1, rows.owner.clamp(min=0)) & (rows.owner >= 0)
+        return torch.where(usable, rows.owner, NO_ROW)
 
     def any_row(self, rows: TableRows) -> torch.Tensor:
         """The owner of each token, int64 [L, T]; where there is none, the row for everything."""
-        owner = self.owner(rows)
-        return torch.where(owner >= 0, owner, self.experts.shape[1] - 1)
+        return torch.where(rows.owner >= 0, rows.owner, self.experts.shape[1] - 1)
 
 
 def pair_keys(
