@@ -85,9 +85,10 @@ def gain_at_equal_coverage(
 ) -> list[LayerGain]:
     """Compare two calibrated tables on a split that neither was fitted nor calibrated on, by layer and measure.
 
-    Each decision has its owner's agreement for a promise, of whatever measure the tables were calibrated by. Decisions without a row of their own come last, by the row
-    for everything, so that both tables can cover all decisions. Intervals are from a bootstrap over clusters, the same
-    resamples for both tables; the tables are taken as given.
+    Each decision has its owner's agreement for a promise, of whatever measure the tables were calibrated by.
+    Decisions without a row of their own come last, by the row for everything, so that both tables can cover all
+    decisions. Intervals are from a bootstrap over clusters, the same resamples for both tables; the tables are
+    taken as given.
 
     Parameters
     ----------
