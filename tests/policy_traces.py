@@ -22,7 +22,7 @@ class Everything(Observer):
         return tokens.counts.flatten()
 
 
-def write_trace(path, ids, document, records, width):
+def write_trace(path, ids, document, records, width, provenance=None):
     """What the router said, in a trace as capture writes it."""
     layers = sorted({record.layer for record in records})
     experts = torch.stack([torch.cat([r.learned_experts for r in records if r.layer == layer]) for layer in layers])
@@ -31,5 +31,5 @@ def write_trace(path, ids, document, records, width):
     quantities = Quantities(confidence.double(), confidence.double(), confidence.double(), finite)
     batch = RoutedBatch(None, experts, torch.full(experts.shape, 0.5))
     rows = trace_rows(np.arange(len(ids)), ids.numpy(), document, "d", batch, quantities, width)
-    write_batches(path, TRACE, [rows], {})
+    write_batches(path, TRACE, [rows], provenance or {})
     return [path]

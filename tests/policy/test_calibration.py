@@ -33,7 +33,7 @@ def test_a_row_is_judged_by_the_decisions_that_it_owns(tmp_path, choice):
     _, traces = another(tmp_path, rule, 1, sequences=3000)
     tables = calibrate(tables, LAYOUT, traces, isolate_documents=True, choice=choice)
     for layer in range(2):
-        recorded = read_decisions(traces, layer, E, K)
+        recorded = read_decisions(traces, layer, E, K, True)
         owner = tables.any_row(rows_of(tables, recorded))[layer].tolist()
         own = defaultdict(list)
         for row, learned in zip(owner, recorded.experts.tolist(), strict=True):
@@ -68,7 +68,7 @@ def test_a_pair_that_did_not_occur_is_as_its_tokens_other_pairs(tmp_path):
     # And one whose token did not occur at all is not known.
     other = fitted(tmp_path, by_pair, seed=5)
     _, traces = another(tmp_path, by_pair, 6, sequences=1)
-    found = read_decisions(traces, 0, E, K)
+    found = read_decisions(traces, 0, E, K, True)
     kept = calibrate(other, LAYOUT, traces, isolate_documents=True, choice=EVERY_PAIR)
     assert kept.agreement[:, :V].isnan().any(dim=0).tolist() == [v not in found.token_id for v in range(V)]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -15,13 +16,14 @@ from policy_traces import Everything, write_trace
 from var_core.errors import VarError
 from var_core.files import digest_of, file_digest, read_json, write_json
 from var_core.policy.cache import CacheLimits
-from var_core.policy.certificate import CERTIFICATE, EVIDENCE, LOSSES, Losses, Terms, certify, verify
+from var_core.policy.certificate import CERTIFICATE, EVIDENCE, FILES, LOSSES, Losses, Terms, certify, verify
 from var_core.policy.settings import CacheSettings, PolicySettings
-from var_core.policy.store import RECORD, TABLES, Policy, load_policy
+from var_core.policy.store import Policy, load_policy
+from var_core.policy.text import SCHEMA, TEXT, write_marks
 from var_core.policy.ways import Way
 
 SEQUENCES, LENGTH = 60, 20
-TERMS = Terms(0.9, LENGTH, (-0.5, 0.5))
+TERMS = Terms(0.9, LENGTH, 2, (-0.5, 0.5))
 CACHED = PolicySettings(cache=CacheSettings(CacheLimits(2, 16, 100), 0.2))
 
 
@@ -38,12 +40,29 @@ def make(subject, folder, wrong=False, terms=TERMS):
     with subject.policy(replace(tables, usable=torch.zeros_like(usable)), observers=[everything]):
         subject.logits(ids)
     document = np.repeat(np.arange(SEQUENCES)[:, None], LENGTH, axis=1)
-    traces = write_trace(folder / "capture" / "t.parquet", ids, document, everything.records, subject.layout.experts)
+    (trace,) = write_trace(
+        folder / "evaluation" / "t.parquet", ids, document, everything.records, subject.layout.experts,
+        {"policy": {"model": "m"}},
+    )  # fmt: skip
+    write_marks(folder / "policy" / TEXT, marks(range(1000, 1010), "capture"))
     Policy(tables, CACHED, subject.layout, {"predicate": "static"}, {"model": "m"}).save(folder / "policy")
     differences = np.random.default_rng(0).normal(0.01, 0.02, SEQUENCES) * (LENGTH - 1)
     plain = np.full(SEQUENCES, 4.0 * (LENGTH - 1))
-    losses = Losses(np.arange(SEQUENCES), np.full(SEQUENCES, LENGTH - 1), plain, plain + differences)
-    return certify(folder / "policy", traces, losses, terms), tables
+    sequence = np.arange(SEQUENCES)
+    losses = Losses(sequence, sequence // 2, np.full(SEQUENCES, LENGTH - 1), plain, plain + differences)
+    return certify(folder / "policy", trace, losses, marks(range(SEQUENCES), "heldout"), terms), tables
+
+
+def marks(documents, use):
+    """Of documents that are a group with their neighbour."""
+    rows = {
+        "use": [use] * len(documents),
+        "corpus": ["c"] * len(documents),
+        "document": list(documents),
+        "group": [f"group {number // 2}" for number in documents],
+        "digest": [f"{number:x}" for number in documents],
+    }
+    return pa.table(rows, schema=SCHEMA)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +84,13 @@ def promised(certificate):
 
 def test_it_promises_agreement_learned_share_and_loss(certified):
     found = promised(read_json(certified / "policy" / CERTIFICATE))
-    assert set(found) == {("set_agreement_on_plain_states", layer) for layer in range(3)} | {
+    assert set(found) == {("set_agreement", layer) for layer in range(3)} | {
         ("learned_share", None), ("clipped_loss_increase", None),
     }  # fmt: skip
     for each in found.values():
         above = each["direction"] == "at most"
         assert each["bound"] > each["estimate"] if above else each["bound"] < each["estimate"]
-        assert each["sequences"] == SEQUENCES
+        assert each["clusters"] == SEQUENCES // 2
     assert found["learned_share", None]["bound"] < 1
     assert 0.01 < found["clipped_loss_increase", None]["bound"] < 0.2
 
@@ -81,10 +100,7 @@ def test_a_wrong_table_gets_no_promise_worth_having(mixtral, tmp_path, certified
     wrong = promised(make(mixtral, tmp_path, wrong=True)[0])
     right = promised(read_json(certified / "policy" / CERTIFICATE))
     for layer in range(3):
-        assert (
-            wrong["set_agreement_on_plain_states", layer]["bound"]
-            < 0.5 * right["set_agreement_on_plain_states", layer]["bound"]
-        )
+        assert wrong["set_agreement", layer]["bound"] < 0.5 * right["set_agreement", layer]["bound"]
 
 
 def test_more_confidence_promises_less(mixtral, tmp_path, certified):
@@ -112,10 +128,10 @@ def test_the_command_names_the_line_that_fails(copy):
     assert done.stdout.splitlines()[-1] == "not verified: 1 lines fail"
 
 
-FILES = (CERTIFICATE, EVIDENCE, LOSSES, RECORD, TABLES, "../capture/t.parquet")
+EVERY_FILE = (CERTIFICATE, *FILES)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", EVERY_FILE)
 def test_flipped_bits_are_found(copy, name):
     path = copy / name
     whole = path.read_bytes()
@@ -126,7 +142,7 @@ def test_flipped_bits_are_found(copy, name):
         assert not all(check.passed for check in verify(copy)), place
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", EVERY_FILE)
 def test_missing_files_are_found(copy, name):
     (copy / name).unlink()
     assert not all(check.passed for check in verify(copy))
@@ -165,23 +181,70 @@ def test_evidence_that_was_improved_and_signed_again_is_found(copy):
     pq.write_table(table.set_column(place, "set_agreement", better), copy / EVIDENCE)
 
     def sign(certificate):
-        certificate["files"][EVIDENCE]["digest"] = file_digest(copy / EVIDENCE)
+        certificate["files"][EVIDENCE] = file_digest(copy / EVIDENCE)
 
     signed(copy, sign)
     failed = [check for check in verify(copy) if not check.passed]
     assert [check.line for check in failed] == ["replay"] and "set_agreement" in failed[0].said
 
 
+def again(folder, losses=None, tried_on=None):
+    """Certify once more, with something else."""
+    policy = folder / "policy"
+    tried_on = marks(range(SEQUENCES), "heldout") if tried_on is None else tried_on
+    return certify(policy, folder / "evaluation" / "t.parquet", losses or Losses.load(policy), tried_on, TERMS)
+
+
+@pytest.mark.parametrize(
+    ("tried_on", "said"),
+    [
+        (marks([*range(SEQUENCES), 1003], "heldout"), "was made from text that it is to be tried on"),
+        (marks(range(SEQUENCES - 1), "heldout"), "document 59 is not among the marked text"),
+    ],
+)
+def test_text_that_the_policy_was_made_from_is_refused(certified, tmp_path, tried_on, said):
+    shutil.copytree(certified, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(VarError, match=said):
+        again(tmp_path, tried_on=tried_on)
+
+
+def test_a_group_in_two_clusters_is_refused(certified, tmp_path):
+    shutil.copytree(certified, tmp_path, dirs_exist_ok=True)
+    losses = Losses.load(tmp_path / "policy")
+    with pytest.raises(VarError, match="group 0 has text in two clusters"):
+        again(tmp_path, replace(losses, cluster=losses.sequence))
+
+
+def test_another_policy_s_trace_is_refused(certified, tmp_path):
+    shutil.copytree(certified, tmp_path, dirs_exist_ok=True)
+    policy = load_policy(tmp_path / "policy")
+    replace(policy, made_from={"model": "another"}).save(tmp_path / "policy")
+    with pytest.raises(VarError, match="another policy ran"):
+        again(tmp_path)
+
+
+def test_fewer_clusters_promise_less(certified, tmp_path):
+    """Sequences that are not independent say less than as many that are."""
+    shutil.copytree(certified, tmp_path, dirs_exist_ok=True)
+    by_two = promised(read_json(certified / "policy" / CERTIFICATE))
+    losses = Losses.load(tmp_path / "policy")
+    joined = replace(losses, cluster=losses.cluster // 2)
+    by_four = promised(
+        certify(
+            tmp_path / "policy", tmp_path / "evaluation" / "t.parquet", joined, marks(range(SEQUENCES), "heldout"),
+            replace(TERMS, sequences_per_cluster=4),
+        )
+    )  # fmt: skip
+    for key, each in by_two.items():
+        assert (by_four[key]["bound"] > each["bound"]) == (each["direction"] == "at most")
+        assert by_four[key]["estimate"] == pytest.approx(each["estimate"])
+
+
 def test_losses_of_other_sequences_are_refused(mixtral, tmp_path, certified):
     shutil.copytree(certified, tmp_path, dirs_exist_ok=True)
     losses = Losses.load(tmp_path / "policy")
     with pytest.raises(VarError, match="not of the sequences of the trace"):
-        certify(
-            tmp_path / "policy",
-            [tmp_path / "capture" / "t.parquet"],
-            replace(losses, sequence=losses.sequence + 1),
-            TERMS,
-        )
+        again(tmp_path, losses=replace(losses, sequence=np.where(losses.sequence == 5, 999, losses.sequence)))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +266,7 @@ def test_losses_that_lack_the_worst_sequences_are_found(copy):
     losses = Losses.load(copy)
     best = np.argsort(losses.policy - losses.plain)[: SEQUENCES - 20]
     Losses(*(getattr(losses, name)[best] for name in vars(losses))).save(copy)
-    signed(copy, lambda c: c["files"][LOSSES].update(digest=file_digest(copy / LOSSES)))
+    signed(copy, lambda c: c["files"].update({LOSSES: file_digest(copy / LOSSES)}))
     assert [check.line for check in verify(copy) if not check.passed] == ["replay"]
 
 
@@ -213,9 +276,9 @@ def test_a_shared_cache_is_not_certified(mixtral, certified, tmp_path):
     shared = replace(CACHED, cache=replace(CACHED.cache, shared=True))
     replace(policy, settings=shared).save(tmp_path / "policy")
     with pytest.raises(VarError, match="share a cache"):
-        certify(tmp_path / "policy", [tmp_path / "capture" / "t.parquet"], Losses.load(tmp_path / "policy"), TERMS)
+        again(tmp_path)
 
 
 def test_terms_are_checked():
-    with pytest.raises(VarError, match=r"policy\.certificate\.confidence is 1"):
+    with pytest.raises(VarError, match=r"certificate\.confidence is 1"):
         Terms(confidence=1.0)

@@ -41,7 +41,7 @@ def test_every_decision_is_that_of_the_running_model(subject, tmp_path, name):
             subject.logits(ids[rows], position_ids=positions[rows], use_cache=False)
     traces = write_trace(tmp_path / "t.parquet", ids, document, everything.records, subject.layout.experts)
     seen = set()
-    for each in replay(tables, SETTINGS[name], subject.layout, traces):
+    for each in replay(tables, SETTINGS[name], subject.layout, traces, True):
         live = [record for record in everything.records if record.layer == each.layer]
         assert each.way.ravel().tolist() == torch.cat([record.way for record in live]).tolist()
         assert each.experts.reshape(-1, each.experts.shape[2]).tolist() == torch.cat([r.experts for r in live]).tolist()
@@ -63,7 +63,7 @@ def test_sums_are_those_of_every_decision(mixtral, tmp_path):
         mixtral.logits(ids)
     document = np.repeat(np.arange(5)[:, None], 20, axis=1)
     traces = write_trace(tmp_path / "t.parquet", ids, document, everything.records, 8)
-    sums = sum_by_sequence(replay(tables, SETTINGS["cache"], mixtral.layout, traces), mixtral.layout)
+    sums = sum_by_sequence(replay(tables, SETTINGS["cache"], mixtral.layout, traces, True), mixtral.layout)
     assert sums.decisions.sum(axis=2).tolist() == [[20] * 3] * 5
     learned = int(Way.LEARNED)
     assert sums.set_agreement[..., learned].tolist() == sums.decisions[..., learned].tolist()
@@ -81,5 +81,5 @@ def test_a_cache_needs_confidence(mixtral, tmp_path):
     write_batches(tmp_path / "t.parquet", TRACE, [rows], {})
     tables = mixtral.table(ids, batch)
     with pytest.raises(VarError, match="no confidence"):
-        next(replay(tables, SETTINGS["cache"], mixtral.layout, [tmp_path / "t.parquet"]))
-    next(replay(tables, SETTINGS["table"], mixtral.layout, [tmp_path / "t.parquet"]))
+        next(replay(tables, SETTINGS["cache"], mixtral.layout, [tmp_path / "t.parquet"], True))
+    next(replay(tables, SETTINGS["table"], mixtral.layout, [tmp_path / "t.parquet"], True))

@@ -48,8 +48,11 @@ class AuditConfig(Block):
 class PolicyConfig(Block):
     """How routing is decided without the router."""
 
+    enabled: bool = True
+    """false: no policy is made, evaluated and certified, as for models whose decisions cannot be replaced"""
     tables: Annotated[tuple[PolicyTable, ...], Distinct] = Field(("token", "pair", "position"), min_length=1)
-    """what tables go by: token id, pair of token ids, position in the document; ``token`` must be one"""
+    """what tables go by: token id; also the token id before it (pair); also the position at the start of a document, in
+    place of the token before it"""
     predicate: Predicate = "agreement"
     """what the fast path takes: entries that agree with the router on the calibration split, or (classic) token ids
     that are frequent and of low mean router entropy"""
@@ -73,9 +76,11 @@ class PolicyConfig(Block):
     """audit at run time"""
 
     @model_validator(mode="after")
-    def _has_tokens(self) -> "PolicyConfig":
+    def _tables_build_on_each_other(self) -> "PolicyConfig":
         if "token" not in self.tables:
-            raise ValueError("tables: must name token; pairs and positions are beside it")
+            raise ValueError("tables: must name token; pair and position are beside it")
+        if "position" in self.tables and "pair" not in self.tables:
+            raise ValueError("tables: position is a part of pair; name both, or token alone")
         return self
 
 

@@ -243,6 +243,15 @@ def holm(p: ArrayLike, alpha: float) -> NDArray[np.bool_]:
     return rejected
 
 
+def sums_by(cluster: NDArray[np.integer], values: ArrayLike) -> Floats:
+    """Sums of sequences' values, [S, ...], over those of each cluster, [C, ...]."""
+    array = np.asarray(values, dtype=np.float64)
+    names, place = np.unique(cluster, return_inverse=True)
+    sums = np.zeros((len(names), *array.shape[1:]))
+    np.add.at(sums, place, array)
+    return sums
+
+
 def _columns(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     return array[:, None] if array.ndim == 1 else array

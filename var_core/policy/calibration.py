@@ -1,6 +1,6 @@
 """How well a policy's entries agree with the router on text that they were not fitted on, and which pairs pay."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -37,6 +37,7 @@ def calibrate(
     *,
     isolate_documents: bool,
     choice: PairChoice = PairChoice(),
+    domains: Collection[str] | None = None,
 ) -> PolicyTables:
     """Drop the pairs that do not pay, and estimate the agreement of every row's own decisions on a calibration split.
 
@@ -55,10 +56,16 @@ def calibrate(
     isolate_documents : bool
         Whether positions restarted with every document.
     choice : PairChoice, optional
+    domains : collection of str, optional
+        Only text of these domains.
     """
     sums = [
         _LayerSums.of(
-            tables, layer, layout, read_decisions(traces, layer, shape.experts, shape.top_k, isolate_documents), measure
+            tables,
+            layer,
+            layout,
+            read_decisions(traces, layer, shape.experts, shape.top_k, isolate_documents, domains),
+            measure,
         )
         for layer, shape in enumerate(layout.layers)
     ]

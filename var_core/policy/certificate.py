@@ -1,8 +1,8 @@
 """What a policy promises on text it was not made from, in a form that others can check from the files alone."""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,27 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from var_core.errors import VarError
-from var_core.files import file_digest
-from var_core.parquet import read_table, write_table
-from var_core.policy.bounds import GUARANTEES, Clusters, Method, simultaneous_lower_bounds, upper_bounds
+from var_core.files import file_digest, written_aside
+from var_core.parquet import read_provenance, read_table, write_table
+from var_core.policy.bounds import (
+    GUARANTEES,
+    Clusters,
+    Method,
+    simultaneous_lower_bounds,
+    sums_by,
+    upper_bounds,
+)
 from var_core.policy.loss_bounds import clipped_loss_bound
 from var_core.policy.replay import SequenceSums, replay, sum_by_sequence
 from var_core.policy.store import RECORD, TABLES, Policy, load_policy, read_signed, write_signed
+from var_core.policy.text import TEXT, check_no_overlap, read_marks, write_marks
 from var_core.policy.ways import Way
 
 FORMAT = 1
 CERTIFICATE, EVIDENCE, LOSSES = "certificate.json", "evidence.parquet", "losses.parquet"
+TRACE_FILE, TRIED_ON = "trace.parquet", "tried_on.parquet"
+FILES = (RECORD, TABLES, TEXT, EVIDENCE, LOSSES, TRACE_FILE, TRIED_ON)
+"""What stands beside a certificate, and is found out if it is changed."""
 _METHOD: Method = "betting"
 _PROMISES = 3
 """Agreement, learned share and loss: each may fail with a third of the probability of error."""
@@ -34,13 +45,14 @@ class Losses:
 
     Attributes
     ----------
-    sequence, predicted : numpy.ndarray
-        int64 [S]: number of each sequence, and of its predicted tokens.
+    sequence, cluster, predicted : numpy.ndarray
+        int64 [S]: number of each sequence, of its cluster, and of its predicted tokens.
     plain, policy : numpy.ndarray
         float64 [S]: summed -ln p, in nats.
     """
 
     sequence: NDArray[np.int64]
+    cluster: NDArray[np.int64]
     predicted: NDArray[np.int64]
     plain: NDArray[np.float64]
     policy: NDArray[np.float64]
@@ -53,7 +65,7 @@ class Losses:
     def load(cls, folder: Path) -> "Losses":
         """Read what was written."""
         table = read_table(folder / LOSSES)
-        return cls(*(table[name].to_numpy() for name in ("sequence", "predicted", "plain", "policy")))
+        return cls(*(table[field.name].to_numpy() for field in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -66,30 +78,35 @@ class Terms:
         Probability with which all promises hold together.
     sequence_length : int
         Tokens that a sequence can have at most.
+    sequences_per_cluster : int
+        Sequences that a cluster can have at most.
     clip : tuple of float
         Range of the loss differences of sequences, in nats a token: what is above the high end counts as that.
     """
 
     confidence: float = 0.95
     sequence_length: int = 1024
+    sequences_per_cluster: int = 1
     clip: tuple[float, float] = (-0.5, 0.5)
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.confidence < 1:
-            raise VarError(f"policy.certificate.confidence is {self.confidence:g}; it must be from 0.5 to below 1")
+            raise VarError(f"certificate.confidence is {self.confidence:g}; it must be from 0.5 to below 1")
 
 
-def certify(folder: Path, traces: Sequence[Path], losses: Losses, terms: Terms) -> dict[str, Any]:
-    """Write a certificate into a policy's folder.
+def certify(folder: Path, trace: Path, losses: Losses, tried_on: pa.Table, terms: Terms) -> dict[str, Any]:
+    """Write a certificate into a policy's folder, with all that it takes to check it.
 
     Parameters
     ----------
     folder : Path
         Of a saved policy.
-    traces : sequence of Path
-        Recorded routing of text that the policy was not made from: what agreement and shares are computed on.
+    trace : Path
+        What the router decided in the shadow while the policy ran in the model, on text that it was not made from.
     losses : Losses
-        Of the same text.
+        Of the same run, and of the plain model on the same text.
+    tried_on : pyarrow.Table
+        Marks of that text's documents.
     terms : Terms
 
     Returns
@@ -100,21 +117,25 @@ def certify(folder: Path, traces: Sequence[Path], losses: Losses, terms: Terms) 
     Raises
     ------
     VarError
-        If losses and traces are not of the same sequences.
+        If the policy was made from some of that text, or another one ran on it; if clusters have text in common, or
+        losses and trace are not of the same sequences.
     """
     policy = load_policy(folder)
     if policy.settings.cache is not None and policy.settings.cache.shared:
         raise VarError(f"{folder}: sequences that share a cache depend on each other; nothing can be certified of them")
-    sums = _replayed(policy, traces)
+    check_no_overlap(read_marks(folder / TEXT), tried_on, folder)
+    if read_provenance(trace).get("policy") != policy.made_from:
+        raise VarError(f"{trace}: another policy ran when it was recorded than {folder} holds; evaluate it again")
+    sums = _replayed(policy, trace)
     _check_sequences(folder, sums, losses)
+    _check_clusters(trace, losses, tried_on)
+    with written_aside(folder / TRACE_FILE) as aside:
+        shutil.copyfile(trace, aside)
+    write_marks(folder / TRIED_ON, tried_on)
     _write_evidence(folder, sums)
     losses.save(folder)
-    files = {name: folder / name for name in (RECORD, TABLES, EVIDENCE, LOSSES)}
-    files |= {f"trace {number}": path for number, path in enumerate(traces)}
     certificate = _content(policy, sums, losses, terms) | {
-        "files": {
-            name: {"path": os.path.relpath(path, folder), "digest": file_digest(path)} for name, path in files.items()
-        }
+        "files": {name: file_digest(folder / name) for name in FILES}
     }
     write_signed(folder / CERTIFICATE, certificate)
     return certificate
@@ -125,7 +146,9 @@ def _content(policy: Policy, sums: SequenceSums, losses: Losses, terms: Terms) -
     return {
         "format": FORMAT,
         "terms": asdict(terms) | {"clip": list(terms.clip)},
-        "unit": "sequences; promises are about the mean over sequences drawn as these were",
+        "unit": "clusters of sequences without a group of documents in common; promises are about the mean over "
+        "sequences drawn as these were",
+        "clusters": len(np.unique(losses.cluster)),
         "sequences": len(sums.sequence),
         "made_from": policy.made_from,
         "promises": promises(sums, losses, terms),
@@ -138,6 +161,22 @@ def _check_sequences(folder: Path, sums: SequenceSums, losses: Losses) -> None:
     most = sums.decisions.sum(axis=2).max(axis=1)[np.argsort(sums.sequence)]
     if (losses.predicted[np.argsort(losses.sequence)] > most).any():
         raise VarError(f"{folder / LOSSES}: more tokens are predicted than the trace has; evaluate the policy again")
+
+
+def _check_clusters(trace: Path, losses: Losses, tried_on: pa.Table) -> None:
+    """Check that no group of documents has sequences in two clusters, and that all documents are marked."""
+    rows = read_table(trace, ["sequence", "document"]).group_by(["sequence", "document"]).aggregate([])
+    group_of = dict(zip(tried_on["document"].to_pylist(), tried_on["group"].to_pylist(), strict=True))
+    cluster_of = dict(zip(losses.sequence.tolist(), losses.cluster.tolist(), strict=True))
+    owner: dict[str, int] = {}
+    for row in rows.to_pylist():
+        if row["document"] not in group_of:
+            raise VarError(
+                f"{trace}: document {row['document']} is not among the marked text; evaluate the policy again"
+            )
+        cluster, group = cluster_of.get(row["sequence"], -1), group_of[row["document"]]
+        if owner.setdefault(group, cluster) != cluster:
+            raise VarError(f"{trace}: group {group} has text in two clusters, which are said to be independent")
 
 
 def promises(sums: SequenceSums, losses: Losses, terms: Terms) -> list[dict[str, Any]]:
@@ -153,20 +192,28 @@ def promises(sums: SequenceSums, losses: Losses, terms: Terms) -> list[dict[str,
     Returns
     -------
     list of dict
-        The agreement of each layer's fast and cached decisions with what the router decided in the unchanged model, at
-        least, as a mean of sequence means; the share of learned decisions, at most; the loss increase of sequences,
-        clipped to the terms' range, in nats a token, at most.
+        The agreement of each layer's fast and cached decisions with what the router says there in the running model,
+        at least, as a mean of sequence means; the share of learned decisions, at most, likewise; the loss increase of
+        sequences, clipped to the terms' range, in nats a token, at most.
     """
     delta = (1 - terms.confidence) / _PROMISES
     layers = sums.decisions.shape[1]
     replaced = [int(Way.FAST), int(Way.CACHED)]
-    agreement = Clusters.of(
+    order = np.argsort(losses.sequence)
+    cluster = np.unique(losses.cluster[order], return_inverse=True)[1][np.argsort(np.argsort(sums.sequence))]
+
+    def voted(above: NDArray[Any], below: NDArray[Any], most: int) -> Clusters:
+        """Clusters in which every sequence has one vote: its mean."""
+        votes = Clusters.of(above, below, most).means()
+        return Clusters.of(sums_by(cluster, votes.sums), sums_by(cluster, votes.counts), terms.sequences_per_cluster)
+
+    agreement = voted(
         sums.set_agreement[..., replaced].sum(axis=2), sums.decisions[..., replaced].sum(axis=2), terms.sequence_length
-    ).means()
+    )
     bounds, means = simultaneous_lower_bounds(agreement, delta, _METHOD), agreement.ratios
     found = [
         _promise(
-            "set_agreement_on_plain_states",
+            "set_agreement",
             "at least",
             float(bounds[layer]),
             float(means[layer]),
@@ -176,19 +223,19 @@ def promises(sums: SequenceSums, losses: Losses, terms: Terms) -> list[dict[str,
         for layer in range(layers)
         if agreement.counts[:, layer].any()
     ]
-    learned = Clusters.of(
-        sums.decisions[..., int(Way.LEARNED)].sum(axis=1),
-        sums.decisions.sum(axis=(1, 2)),
+    learned = voted(
+        sums.decisions[..., int(Way.LEARNED)].sum(axis=1), sums.decisions.sum(axis=(1, 2)),
         terms.sequence_length * layers,
-    ).means()
+    )  # fmt: skip
     share = float(upper_bounds(learned, delta, _METHOD)[0])
     found.append(_promise("learned_share", "at most", share, float(learned.ratios[0]), learned.counts[:, 0]))
     difference = losses.policy - losses.plain
-    loss = clipped_loss_bound(difference, losses.predicted, terms.sequence_length, terms.clip, delta, _METHOD)
+    longest = terms.sequence_length * terms.sequences_per_cluster
+    loss = clipped_loss_bound(difference, losses.predicted, longest, terms.clip, delta, _METHOD, losses.cluster)
     clipped = np.clip(difference / losses.predicted, *terms.clip) * losses.predicted
     mean = float(clipped.sum() / losses.predicted.sum())
     found.append(
-        _promise("clipped_loss_increase", "at most", loss.bound, mean, losses.predicted)
+        _promise("clipped_loss_increase", "at most", loss.bound, mean, sums_by(losses.cluster, losses.predicted))
         | {"above_clip": loss.above, "clip": list(terms.clip)}
     )
     return found
@@ -197,12 +244,13 @@ def promises(sums: SequenceSums, losses: Losses, terms: Terms) -> list[dict[str,
 def _promise(name: str, direction: str, bound: float, estimate: float, counts: NDArray[Any]) -> dict[str, Any]:
     return {
         "name": name, "direction": direction, "bound": bound, "estimate": estimate,
-        "sequences": int((counts > 0).sum()), "method": _METHOD, "guarantee": GUARANTEES[_METHOD],
+        "clusters": int((counts > 0).sum()), "method": _METHOD, "guarantee": GUARANTEES[_METHOD],
     }  # fmt: skip
 
 
-def _replayed(policy: Policy, traces: Sequence[Path]) -> SequenceSums:
-    return sum_by_sequence(replay(policy.tables, policy.settings, policy.layout, traces), policy.layout)
+def _replayed(policy: Policy, trace: Path) -> SequenceSums:
+    replayed = replay(policy.tables, policy.settings, policy.layout, [trace], policy.isolate_documents)
+    return sum_by_sequence(replayed, policy.layout)
 
 
 def _write_evidence(folder: Path, sums: SequenceSums) -> None:
@@ -251,10 +299,10 @@ def verify(folder: Path) -> Iterator[Check]:
         return
     yield Check("certificate", True)
     intact = True
-    for name, file in certificate["files"].items():
-        path = folder / file["path"]
+    for name in FILES:
+        path = folder / name
         said = "" if path.is_file() else f"{path}: no such file"
-        if not said and file_digest(path) != file["digest"]:
+        if not said and file_digest(path) != certificate.get("files", {}).get(name):
             said = f"{path}: is not the file that was certified"
         intact = intact and not said
         yield Check(name, not said, said)
@@ -266,9 +314,11 @@ def _verify_numbers(folder: Path, certificate: Mapping[str, Any]) -> Iterator[Ch
     try:
         policy = load_policy(folder)
         evidence = _read_evidence(folder, len(policy.layout))
-        traces = [folder / file["path"] for name, file in certificate["files"].items() if name.startswith("trace ")]
-        again, losses = _replayed(policy, traces), Losses.load(folder)
+        again, losses = _replayed(policy, folder / TRACE_FILE), Losses.load(folder)
         _check_sequences(folder, again, losses)
+        tried_on = read_marks(folder / TRIED_ON)
+        check_no_overlap(read_marks(folder / TEXT), tried_on, folder)
+        _check_clusters(folder / TRACE_FILE, losses, tried_on)
         terms = Terms(**{**certificate["terms"], "clip": tuple(certificate["terms"]["clip"])})
         own = _content(policy, again, losses, terms)
     except (VarError, ValueError, KeyError, TypeError) as error:

@@ -1,8 +1,9 @@
 """Making a policy's tables: fitted on one split, and what of them the fast path takes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -54,6 +55,8 @@ def fit_tables(
     *,
     isolate_documents: bool,
     pairs: Pairs = Pairs(),
+    totals_of: Sequence[Path] = (),
+    domains: Collection[str] | None = None,
 ) -> PolicyTables:
     """Fit tables to a split: by token id from its statistics, by context and token from its trace.
 
@@ -65,12 +68,16 @@ def fit_tables(
     vocabulary : int
         V.
     traces : sequence of Path, optional
-        The split's trace; without it there are no tables by context, and weights are not made to sum to what the
-        router's sum to.
+        The split's trace; without it there are no tables by context.
     minimums : Minimums, optional
     isolate_documents : bool
         Whether positions restarted with every document.
     pairs : Pairs, optional
+    totals_of : sequence of Path, optional
+        Where there is no trace of the split: one of another, that says what the router's weights sum to, so that
+        entries' weights are made to. Without either they are not.
+    domains : collection of str, optional
+        Only text of these domains.
 
     Returns
     -------
@@ -79,9 +86,10 @@ def fit_tables(
     """
     tokens, everything, by_pair = [], [], []
     for layer, shape in enumerate(layout.layers):
-        sums = _token_sums(statistics, layer)
-        recorded = read_decisions(traces, layer, shape.experts, shape.top_k, isolate_documents) if traces else None
-        total = None if recorded is None else constant_sum(recorded)
+        sums = _token_sums(statistics, layer, domains)
+        known = traces or totals_of
+        read = read_decisions(known, layer, shape.experts, shape.top_k, isolate_documents, domains) if known else None
+        recorded, total = read if traces else None, None if read is None else constant_sum(read)
         everywhere = ExpertSums.of(np.zeros_like(sums.key), sums.expert, sums.chosen, sums.weight_sum)
         tokens.append(_fitted(sums, layout, layer, total, minimums.token))
         everything.append(_fitted(everywhere, layout, layer, total, 1))
@@ -105,12 +113,12 @@ def constant_sum(decisions: RecordedDecisions) -> float | None:
     return middle if np.abs(sums - middle).max() <= _CONSTANT * abs(middle) else None
 
 
-def _token_sums(statistics: Path, layer: int) -> ExpertSums:
-    rows = pq.read_table(
-        statistics / "expert_counts.parquet",
-        columns=["layer", "token_id", "expert", "chosen", "weight_sum"],
-        filters=[("layer", "=", layer)],
-    )
+def _token_sums(statistics: Path, layer: int, domains: Collection[str] | None) -> ExpertSums:
+    wanted: list[tuple[str, str, Any]] = [("layer", "=", layer)]
+    if domains is not None:
+        wanted.append(("domain", "in", list(domains)))
+    columns = ["layer", "token_id", "expert", "chosen", "weight_sum"]
+    rows = pq.read_table(statistics / "expert_counts.parquet", columns=columns, filters=wanted)
     if not len(rows):
         raise VarError(f"{statistics}: no counts of layer {layer} by token id; a policy's tables need them")
     if rows["weight_sum"].null_count:

@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from var_core.errors import VarError
-from var_core.policy.bounds import Clusters, Method, upper_bounds
+from var_core.policy.bounds import Clusters, Method, sums_by, upper_bounds
 
 
 class ClippedBound(NamedTuple):
@@ -30,6 +30,7 @@ def clipped_loss_bound(
     clip: tuple[float, float],
     delta: float,
     method: Method = "betting",
+    cluster: NDArray[np.integer] | None = None,
 ) -> ClippedBound:
     """Upper bound on a mean loss difference of unbounded sequences, exact for differences clipped to a range.
 
@@ -44,11 +45,13 @@ def clipped_loss_bound(
     tokens : int array, shape (S,)
         Number of predicted tokens.
     longest : float
-        Largest number of predicted tokens that a sequence can have.
+        Largest number of predicted tokens that a sequence, or cluster of them, can have.
     clip : (float, float)
         Low and high end of the range, in nats a token.
     delta : float
     method : see :func:`lower_bounds`
+    cluster : int array, shape (S,), optional
+        Sequences that are not independent of each other have the same; by default all are.
     """
     low, high = clip
     if not low < high:
@@ -56,7 +59,8 @@ def clipped_loss_bound(
     counts = np.asarray(tokens, dtype=np.float64)
     means = np.divide(np.asarray(differences, np.float64), counts, out=np.full(len(counts), low), where=counts > 0)
     shares = (np.clip(means, low, high) - low) / (high - low)
-    share = upper_bounds(Clusters.of(shares * counts, counts, longest), delta, method)[0]
+    own = np.arange(len(counts)) if cluster is None else cluster
+    share = upper_bounds(Clusters.of(sums_by(own, shares * counts), sums_by(own, counts), longest), delta, method)[0]
     return ClippedBound(float(low + share * (high - low)), low, high, int((means > high).sum()))
 
 

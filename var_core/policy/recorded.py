@@ -1,8 +1,9 @@
 """Recorded decisions of one layer, as tables are fitted on and measured by: with what was before each token."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,12 @@ class RecordedDecisions:
 
 
 def read_decisions(
-    traces: Sequence[Path], layer: int, width: int, top_k: int, isolate_documents: bool = True
+    traces: Sequence[Path],
+    layer: int,
+    width: int,
+    top_k: int,
+    isolate_documents: bool,
+    domains: Collection[str] | None = None,
 ) -> RecordedDecisions:
     """Read one layer of a split's trace.
 
@@ -64,15 +70,20 @@ def read_decisions(
     layer : int
     width, top_k : int
         E and k.
-    isolate_documents : bool, optional
+    isolate_documents : bool
         Whether positions restarted where a document starts; False: they went on through the sequence.
+    domains : collection of str, optional
+        Only text of these domains.
 
     Raises
     ------
     VarError
         If there are no such decisions, or token ids were not recorded.
     """
-    parts = [pq.read_table(path, columns=_COLUMNS, filters=[("layer", "=", layer)]) for path in traces]
+    wanted: list[tuple[str, str, Any]] = [("layer", "=", layer)]
+    if domains is not None:
+        wanted.append(("domain", "in", list(domains)))
+    parts = [pq.read_table(path, columns=_COLUMNS, filters=wanted) for path in traces]
     rows = pa.concat_tables(parts)
     if not len(rows):
         raise VarError(f"{traces[0].parent}: the trace has no decisions of layer {layer}; capture it again")

@@ -45,7 +45,11 @@ class Replayed:
 
 
 def replay(
-    tables: PolicyTables, settings: PolicySettings, layout: RouterLayout, traces: Sequence[Path]
+    tables: PolicyTables,
+    settings: PolicySettings,
+    layout: RouterLayout,
+    traces: Sequence[Path],
+    isolate_documents: bool,
 ) -> Iterator[Replayed]:
     """Replay a split's trace, layer after layer and within a layer some sequences after others.
 
@@ -59,6 +63,8 @@ def replay(
     layout : RouterLayout
     traces : sequence of Path
         Of a split, in order.
+    isolate_documents : bool
+        Whether positions restarted with every document.
 
     Raises
     ------
@@ -66,7 +72,7 @@ def replay(
         If the cache or the budget needs the router's confidence, and logits were not recorded.
     """
     for layer, shape in enumerate(layout.layers):
-        recorded = read_decisions(traces, layer, shape.experts, shape.top_k)
+        recorded = read_decisions(traces, layer, shape.experts, shape.top_k, isolate_documents)
         if recorded.confidence is None and settings.cache is not None:
             raise VarError(f"{traces[0].parent}: the trace has no confidence; a policy with a cache needs it")
         numbers = np.unique(recorded.sequence)

@@ -15,7 +15,7 @@ from var_core.policy.settings import BudgetSettings, CacheSettings, PolicySettin
 from var_core.policy.tables import PolicyTables
 from var_core.routing.batch import LayerRouter, RouterLayout
 
-FORMAT = 1
+FORMAT = 2
 TABLES, RECORD = "tables.safetensors", "policy.json"
 
 
@@ -40,6 +40,11 @@ class Policy:
     layout: RouterLayout
     made: dict[str, Any]
     made_from: dict[str, str]
+
+    @property
+    def isolate_documents(self) -> bool:
+        """Whether it was made from documents that know nothing of those before them in a sequence."""
+        return bool(self.made.get("isolate_documents", True))
 
     def save(self, folder: Path) -> None:
         """Write the folder; the record comes last, so that a folder with one is whole."""
