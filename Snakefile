@@ -1,7 +1,7 @@
 """VAR: is the routing of a Mixture-of-Experts model predictable, from what, and what is that worth?
 
 A table of contents. Each stage is a target: snakemake corpus | model | capture | statistics | hypotheses |
-warehouse | figures | report. Without a target everything is made.
+policy | evaluation | certificate | warehouse | figures | report. Without a target everything is made.
 """
 
 from snakemake.utils import min_version
@@ -24,6 +24,8 @@ include: "rules/capture.smk"
 include: "rules/traces.smk"
 include: "rules/statistics.smk"
 include: "rules/hypotheses.smk"
+include: "rules/evaluation.smk"
+include: "rules/policy.smk"
 include: "rules/warehouse.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
@@ -33,5 +35,6 @@ rule all:
     default_target: True
     input:
         rules.warehouse.input,
+        rules.evaluation.input,
         rules.figures.input,
         rules.report.input,

@@ -59,6 +59,12 @@ TRACED = list(CONFIG.capture.trace)
 UNTRACED = [split for split in SHARDS if split not in TRACED]
 
 
+# Routing that was recorded elsewhere has no model for a policy to run in.
+POLICY_RUNS = [
+    run for run in RUNS if CONFIG.policy.enabled and run.model not in TRACE_MODELS
+]
+
+
 def one_of(names):
     """A wildcard pattern that matches exactly these names (and nothing if there are none)."""
     return "|".join(re.escape(name) for name in names) or "(?!)"
@@ -206,6 +212,38 @@ def run_files(wildcards):
     if wildcards.model in DEMO_MODELS:
         files["training"] = f"results/models/{wildcards.model}/training.csv"
     return files
+
+
+def recorded_files(wildcards):
+    """What a policy is made from: counts of the capture split, traces, and documents."""
+    folder = f"results/{wildcards.model}/{wildcards.corpus}"
+    by_order = "capture" if "pair" in CONFIG.policy.tables else None
+    return {
+        "statistics": [
+            f"{folder}/statistics/capture/{table}.parquet" for table in TABLES
+        ],
+        "fitting": shard_files(wildcards, "trace", by_order) if by_order else [],
+        "calibration": shard_files(wildcards, "trace", "calibration"),
+        "documents": documents_file(wildcards),
+        "manifest": f"{folder}/corpus/manifest.json",
+    }
+
+
+def policy_files(wildcards):
+    """A saved policy."""
+    folder = f"results/{wildcards.model}/{wildcards.corpus}/policy"
+    return [
+        f"{folder}/{name}"
+        for name in ("policy.json", "tables.safetensors", "text.parquet")
+    ]
+
+
+def heldout_shards(wildcards):
+    """Held-out sequences."""
+    return [
+        f"results/{wildcards.model}/{wildcards.corpus}/corpus/heldout-{shard:05d}.parquet"
+        for shard in range(SHARDS["heldout"])
+    ]
 
 
 def warehouse_files(wildcards):

@@ -9,7 +9,6 @@ import torch
 from moe_models import VOCABULARY, build_model
 from var_core.evaluation.arms import (
     Subject,
-    Text,
     all_tokens,
     global_table,
     random_experts,
@@ -17,6 +16,7 @@ from var_core.evaluation.arms import (
     run_plain,
     run_policy,
 )
+from var_core.evaluation.text import Text
 from var_core.policy.cache import CacheLimits
 from var_core.policy.fitting import ExpertSums, fit_entries
 from var_core.policy.settings import CacheSettings, PolicySettings
@@ -34,7 +34,7 @@ def text():
     random = np.random.default_rng(0)
     ids = random.integers(20, size=(6, 40))
     document = np.cumsum(random.random(ids.shape) < 0.05, axis=1) + 10 * np.arange(6)[:, None]
-    return Text(ids, document, True, 2)
+    return Text.of(ids, document, True, 2)
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +76,25 @@ def test_an_empty_policy_gives_the_plain_loss_to_the_bit(subject, text, tables):
 
 @pytest.mark.parametrize("control", ["global table", "random experts"])
 def test_a_control_decides_everything_and_agrees_by_chance(subject, text, tables, control):
-    controlled = global_table(tables) if control == "global table" else random_experts(tables, subject.layout, 0)
+    everywhere = all_tokens(tables)
+    by_chance = random_experts(everywhere, subject.layout, 0)
+    controlled = global_table(everywhere) if control == "global table" else by_chance
     arm = run_policy(subject, text, controlled, PolicySettings())
     assert arm.ways.shares.tolist() == [0.0, 1.0, 0.0]
     # 2 of 8 experts: by chance a quarter of the slots, and one set in 28.
     everything = arm.ways.decisions.sum()
     assert arm.ways.recall_at_k.sum() / everything < 0.45
     assert not np.allclose(arm.scores.nll_sum, run_plain(subject, text).scores.nll_sum, rtol=1e-5)
+
+
+def test_a_control_at_the_same_coverage_decides_the_same_tokens(subject, text, tables):
+    some = replace(tables, usable=tables.present & (torch.arange(tables.present.shape[1]) % 2 == 0))
+    policy = run_policy(subject, text, some, PolicySettings())
+    for controlled in (global_table(some), random_experts(some, subject.layout, 0)):
+        arm = run_policy(subject, text, controlled, PolicySettings())
+        assert arm.ways.decisions.tolist() == policy.ways.decisions.tolist()
+        fast = int(Way.FAST)
+        assert arm.ways.recall_at_k[..., fast].sum() < 0.7 * policy.ways.recall_at_k[..., fast].sum()
 
 
 def test_ways_are_those_of_each_sequence(subject, text, tables):

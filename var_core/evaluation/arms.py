@@ -1,6 +1,6 @@
 """Running a model on unseen text as it is, under a policy, and under controls: losses and agreement by sequence."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from var_core.evaluation.text import Text
 from var_core.models.perplexity import SequenceScores, score_sequences
 from var_core.policy.runtime import DecisionRecord, Observer, RuntimePolicy
 from var_core.policy.sequences import Tokens
@@ -39,25 +40,6 @@ class Subject:
     sites: tuple[Site, ...]
     layout: RouterLayout
     weightings: Mapping[int, Weighting]
-
-
-@dataclass(frozen=True)
-class Text:
-    """Packed sequences that nothing was fitted on.
-
-    Attributes
-    ----------
-    input_ids, document : numpy.ndarray
-        int [S, T].
-    isolate_documents : bool
-    batch_sequences : int
-        Sequences a forward pass.
-    """
-
-    input_ids: NDArray[np.integer]
-    document: NDArray[np.integer]
-    isolate_documents: bool
-    batch_sequences: int
 
 
 @dataclass(frozen=True)
@@ -138,75 +120,58 @@ def run_policy(
     tables: PolicyTables,
     settings: PolicySettings,
     advance: Callable[[int], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Arm:
     """The model under a policy, with the router asked about every token in the shadow."""
-    ways = Ways.none(len(text.input_ids), len(subject.sites))
+    ways = Ways.none(len(text), len(subject.sites))
     policy = RuntimePolicy(
         subject.model, subject.sites, subject.layout, tables, settings, subject.weightings,
-        (_Tally(ways, subject.layout.experts),),
+        (_Tally(ways, subject.layout.experts), *observers),
     )  # fmt: skip
     return Arm(_scores(subject, text, policy, advance), ways)
 
 
-def run_oracle(subject: Subject, text: Text) -> Arm:
+def run_oracle(subject: Subject, text: Text, advance: Callable[[int], None] | None = None) -> Arm:
     """The model with its own decisions on this text put in the place of its decisions: what a perfect table gives."""
     parts: list[SequenceScores] = []
-    for start in range(0, len(text.input_ids), text.batch_sequences):
-        rows = slice(start, start + text.batch_sequences)
-        part = replace(text, input_ids=text.input_ids[rows], document=text.document[rows])
+    for start in range(0, len(text), text.batch_sequences):
+        part = text.rows(slice(start, start + text.batch_sequences))
         with Recorder(subject.sites) as recorder:
             _scores(subject, part, nullcontext(), None)
             own = recorder.take()
         assert own.weights is not None
         decisions = {site.layer: (own.experts[site.layer], own.weights[site.layer]) for site in subject.sites}
-        parts.append(_scores(subject, part, Forcer(subject.sites, decisions), None))
+        parts.append(_scores(subject, part, Forcer(subject.sites, decisions), advance))
     sums, predicted = (np.concatenate([getattr(part, name) for part in parts]) for name in ("nll_sum", "predicted"))
     return Arm(SequenceScores(sums, predicted), None)
 
 
 def global_table(tables: PolicyTables) -> PolicyTables:
-    """Control: the same experts for all tokens, the ones used most."""
-    tables = token_only(tables)
-    last = torch.zeros_like(tables.present)
-    everywhere = replace(tables, experts=tables.experts.clone(), weights=tables.weights.clone())
-    everywhere.experts[:] = tables.experts[:, -1:]
-    everywhere.weights[:] = tables.weights[:, -1:]
-    return replace(everywhere, present=~last, usable=_tokens_only(~last, tables))
+    """Control: the same experts for all tokens that the tables take, the ones used most."""
+    experts, weights = (part[:, -1:].expand_as(part).contiguous() for part in (tables.experts, tables.weights))
+    return replace(tables, experts=experts, weights=weights)
 
 
 def random_experts(tables: PolicyTables, layout: RouterLayout, seed: int) -> PolicyTables:
-    """Control: for every token id and layer k experts drawn at random, with the weights that its entry had."""
-    random, tables = np.random.default_rng(seed), token_only(tables)
+    """Control: for every row of the tables k experts drawn at random at each layer, with the row's weights."""
+    random = np.random.default_rng(seed)
     experts = tables.experts.numpy().copy()
     for layer, shape in enumerate(layout.layers):
         drawn = np.argsort(random.random((experts.shape[1], shape.experts)), axis=1)[:, : shape.top_k]
         experts[layer, :, : shape.top_k] = drawn
-    everything = torch.ones_like(tables.present)
-    weights = torch.where(tables.present[..., None], tables.weights, tables.weights[:, -1:])
-    return replace(
-        tables, experts=torch.from_numpy(experts), weights=weights, present=everything,
-        usable=_tokens_only(everything, tables),
-    )  # fmt: skip
+    return replace(tables, experts=torch.from_numpy(experts))
 
 
 def all_tokens(tables: PolicyTables) -> PolicyTables:
     """Every token id by its own entry, or where it has none by the one for everything: a plain table."""
     tables = token_only(tables)
-    absent = ~tables.present[:, : tables.vocabulary]
-    experts, weights = tables.experts.clone(), tables.weights.clone()
-    tokens = slice(0, tables.vocabulary)
-    experts[:, tokens] = torch.where(absent[..., None], tables.experts[:, -1:], experts[:, tokens])
-    weights[:, tokens] = torch.where(absent[..., None], tables.weights[:, -1:], weights[:, tokens])
+    absent = ~tables.present[..., None]
+    experts = torch.where(absent, tables.experts[:, -1:], tables.experts)
+    weights = torch.where(absent, tables.weights[:, -1:], tables.weights)
     everything = torch.ones_like(tables.present)
-    return replace(
-        tables, experts=experts, weights=weights, present=everything, usable=_tokens_only(everything, tables)
-    )
-
-
-def _tokens_only(mask: torch.Tensor, tables: PolicyTables) -> torch.Tensor:
-    mask = mask.clone()
-    mask[:, tables.vocabulary :] = False
-    return mask
+    usable = everything.clone()
+    usable[:, tables.vocabulary :] = False
+    return replace(tables, experts=experts, weights=weights, present=everything, usable=usable)
 
 
 def _scores(

@@ -1,0 +1,217 @@
+"""Evaluation: the model on held-out text under the policy and beside it, one job an arm; and what comes of them."""
+
+from var_core.evaluation.names import PLAIN, POLICY, arm_names
+
+ARMS = arm_names(CONFIG.evaluation)
+
+
+def evaluation_settings(wildcards, input):
+    """What changes no results, and so reruns none: how the model is loaded, and where."""
+    model = CONFIG.models[wildcards.model]
+    return {
+        "model": model.model_dump(mode="json"),
+        "device": CONFIG.capture.device,
+    }
+
+
+rule evaluate_arm:
+    input:
+        unpack(recorded_files),
+        policy=policy_files,
+        shards=heldout_shards,
+        model="results/models/{model}/model.json",
+        folder=demo_folder,
+    output:
+        losses="results/{model}/{corpus}/evaluation/{arm}.losses.parquet",
+        ways="results/{model}/{corpus}/evaluation/{arm}.ways.parquet",
+    log:
+        "results/logs/evaluate_arm/{model}/{corpus}/{arm}.log",
+    benchmark:
+        "results/benchmarks/evaluate_arm/{model}/{corpus}/{arm}.jsonl"
+    wildcard_constraints:
+        model=one_of(RUN_MODELS),
+        arm=one_of([arm for arm in ARMS if arm != POLICY]),
+    threads: 1
+    resources:
+        mem_mb=lambda w, attempt: 6000 * attempt,
+        runtime=240,
+        gpu=int(CONFIG.capture.device == "cuda"),
+    params:
+        model=lambda w: CONFIG.models[w.model].model_dump(
+            mode="json", include=RESULT_OF_MODEL
+        ),
+        config=CONFIG.evaluation.model_dump(
+            mode="json",
+            include={
+                "max_sequences",
+                "sequences_per_cluster",
+                "batch_sequences",
+                "seed",
+            },
+        ),
+        policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
+        settings=evaluation_settings,
+        arm=lambda w: w.arm,
+        code=code_of("evaluate_arm.py"),
+    message:
+        "Evaluating {wildcards.model} on {wildcards.corpus}: {params.arm}"
+    script:
+        "../workflow_scripts/evaluate_arm.py"
+
+
+use rule evaluate_arm as evaluate_policy with:
+    output:
+        losses="results/{model}/{corpus}/evaluation/policy.losses.parquet",
+        ways="results/{model}/{corpus}/evaluation/policy.ways.parquet",
+        trace="results/{model}/{corpus}/evaluation/policy.trace.parquet",
+    log:
+        "results/logs/evaluate_policy/{model}/{corpus}.log",
+    benchmark:
+        "results/benchmarks/evaluate_policy/{model}/{corpus}.jsonl"
+    wildcard_constraints:
+        model=one_of(RUN_MODELS),
+    params:
+        model=lambda w: CONFIG.models[w.model].model_dump(
+            mode="json", include=RESULT_OF_MODEL
+        ),
+        config=CONFIG.evaluation.model_dump(
+            mode="json",
+            include={
+                "max_sequences",
+                "sequences_per_cluster",
+                "batch_sequences",
+                "seed",
+            },
+        ),
+        policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
+        settings=evaluation_settings,
+        arm=POLICY,
+        code=code_of("evaluate_arm.py"),
+
+
+rule evaluate_transfer:
+    input:
+        unpack(recorded_files),
+        policy=policy_files,
+        shards=heldout_shards,
+        model="results/models/{model}/model.json",
+        folder=demo_folder,
+    output:
+        "results/{model}/{corpus}/evaluation/transfer.parquet",
+    log:
+        "results/logs/evaluate_transfer/{model}/{corpus}.log",
+    benchmark:
+        "results/benchmarks/evaluate_transfer/{model}/{corpus}.jsonl"
+    wildcard_constraints:
+        model=one_of(RUN_MODELS),
+    threads: 1
+    resources:
+        mem_mb=lambda w, attempt: 6000 * attempt,
+        runtime=240,
+        gpu=int(CONFIG.capture.device == "cuda"),
+    params:
+        model=lambda w: CONFIG.models[w.model].model_dump(
+            mode="json", include=RESULT_OF_MODEL
+        ),
+        config=CONFIG.evaluation.model_dump(
+            mode="json", exclude={"thresholds", "margin", "margin_kind", "alpha"}
+        ),
+        policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
+        settings=evaluation_settings,
+        code=code_of("evaluate_transfer.py"),
+    message:
+        "Evaluating policies of one domain of {wildcards.corpus} on others: {wildcards.model}"
+    script:
+        "../workflow_scripts/evaluate_transfer.py"
+
+
+rule time_policy:
+    input:
+        unpack(recorded_files),
+        policy=policy_files,
+        shards=heldout_shards,
+        model="results/models/{model}/model.json",
+        folder=demo_folder,
+    output:
+        "results/{model}/{corpus}/evaluation/speed.json",
+    log:
+        "results/logs/time_policy/{model}/{corpus}.log",
+    wildcard_constraints:
+        model=one_of(RUN_MODELS),
+    # Alone on the machine, as far as this workflow goes: other jobs would be timed with it.
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=lambda w, attempt: 6000 * attempt,
+        runtime=60,
+        gpu=int(CONFIG.capture.device == "cuda"),
+    params:
+        config=CONFIG.evaluation.model_dump(
+            mode="json",
+            include={
+                "max_sequences",
+                "sequences_per_cluster",
+                "batch_sequences",
+                "seed",
+            },
+        ),
+        policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
+        settings=evaluation_settings,
+        code=code_of("time_policy.py"),
+    message:
+        "Timing {wildcards.model} with and without its policy on {wildcards.corpus}"
+    script:
+        "../workflow_scripts/time_policy.py"
+
+
+rule compare_policies:
+    input:
+        unpack(recorded_files),
+        policy=policy_files,
+        arms=[
+            f"results/{{model}}/{{corpus}}/evaluation/{arm}.{kind}.parquet"
+            for arm in ARMS
+            for kind in ("losses", "ways")
+        ],
+        traces=lambda w: shard_files(w, "trace", "heldout"),
+        speed="results/{model}/{corpus}/evaluation/speed.json",
+        certificate="results/{model}/{corpus}/policy/certificate.json",
+        transfer="results/{model}/{corpus}/evaluation/transfer.parquet",
+    output:
+        evaluations="results/{model}/{corpus}/evaluation/evaluations.parquet",
+        gains="results/{model}/{corpus}/evaluation/gains.parquet",
+        frequencies="results/{model}/{corpus}/evaluation/frequencies.parquet",
+        policies="results/{model}/{corpus}/evaluation/policies.parquet",
+        certificates="results/{model}/{corpus}/evaluation/certificates.parquet",
+        verdict="results/{model}/{corpus}/evaluation/verdict.json",
+        text=report(
+            "results/{model}/{corpus}/evaluation/report.txt",
+            caption="captions/evaluation.rst",
+            category="Policy",
+            labels={"model": "{model}", "corpus": "{corpus}", "what": "evaluation"},
+        ),
+    log:
+        "results/logs/compare_policies/{model}/{corpus}.log",
+    benchmark:
+        "results/benchmarks/compare_policies/{model}/{corpus}.jsonl"
+    wildcard_constraints:
+        model=one_of(RUN_MODELS),
+    threads: 1
+    resources:
+        mem_mb=lambda w, attempt: 6000 * attempt,
+        runtime=120,
+    params:
+        config=CONFIG.evaluation.model_dump(mode="json"),
+        policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
+        code=code_of("compare_policies.py"),
+    message:
+        "Comparing the policies of {wildcards.model} on {wildcards.corpus}"
+    script:
+        "../workflow_scripts/compare_policies.py"
+
+
+rule evaluation:
+    input:
+        [
+            f"results/{run.model}/{run.corpus}/evaluation/verdict.json"
+            for run in POLICY_RUNS
+        ],

@@ -1,0 +1,256 @@
+"""Running one arm of an evaluation, as a job does."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from var_core.config.models import ModelConfig, PretrainedModel
+from var_core.config.policy import EvaluationConfig, PolicyConfig
+from var_core.errors import VarError
+from var_core.evaluation import names
+from var_core.evaluation.arms import (
+    Arm,
+    Subject,
+    all_tokens,
+    global_table,
+    random_experts,
+    run_oracle,
+    run_plain,
+    run_policy,
+)
+from var_core.evaluation.shadow_trace import ShadowTrace
+from var_core.evaluation.text import Selection, Text, select_text
+from var_core.models.folder import read_record
+from var_core.models.loading import load_causal_model
+from var_core.parquet import read_provenance, write_table
+from var_core.policy.make import Recorded, choose_rows
+from var_core.policy.settings import PolicySettings
+from var_core.policy.store import Policy, load_policy
+from var_core.policy.tables import PolicyTables
+from var_core.policy.ways import Way
+from var_core.policy.weighting import find_weighting
+from var_core.progress import Progress
+from var_core.routing.inputs import probe_tokens, text_inputs
+from var_core.routing.recorder import Recorder
+from var_core.routing.sites import find_sites
+
+LOSSES = pa.schema(
+    [
+        pa.field("sequence", pa.int32(), nullable=False),
+        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("predicted", pa.int64(), nullable=False),
+        pa.field("nll_sum", pa.float64(), nullable=False),
+    ]
+)
+"""A row a sequence: its number in the split, its cluster and domain, predicted tokens, and their loss in nats."""
+
+WAYS = pa.schema(
+    [
+        pa.field("sequence", pa.int32(), nullable=False),
+        pa.field("layer", pa.int16(), nullable=False),
+        pa.field("way", pa.string(), nullable=False),
+        pa.field("decisions", pa.int64(), nullable=False),
+        pa.field("set_agreement", pa.float64(), nullable=False),
+        pa.field("recall_at_k", pa.float64(), nullable=False),
+    ]
+)
+"""A row a (sequence, layer, way): decisions, and their agreement with the router, summed."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What an evaluation is made from.
+
+    Attributes
+    ----------
+    model_record : Path
+        The model's ``model.json``.
+    model_config : ModelConfig
+    device : str
+    shards : tuple of Path
+        Held-out sequences.
+    recorded : Recorded
+        What the policy was made from.
+    policy : Path
+        The policy's folder.
+    policy_config : PolicyConfig
+        What it was made with.
+    config : EvaluationConfig
+    """
+
+    model_record: Path
+    model_config: ModelConfig
+    device: str
+    shards: tuple[Path, ...]
+    recorded: Recorded
+    policy: Path
+    policy_config: PolicyConfig
+    config: EvaluationConfig
+
+    @classmethod
+    def of_job(cls, inputs: Any, parameters: Any) -> "Sources":
+        """Read a job's inputs and parameters by their names."""
+        return cls(
+            Path(inputs.model),
+            TypeAdapter(ModelConfig).validate_python(parameters.settings["model"]),
+            parameters.settings["device"],
+            tuple(map(Path, inputs.shards)),
+            Recorded.of_inputs(inputs),
+            Path(inputs.policy[0]).parent,
+            PolicyConfig.model_validate(parameters.policy),
+            EvaluationConfig.model_validate(parameters.config),
+        )
+
+    def text(self, domain: str | None = None, most: int | None = None) -> Text:
+        """The sequences that all arms run on; or those of one domain."""
+        record, own = read_provenance(self.shards[0]), self.config
+        selection = Selection(most or own.max_sequences, own.sequences_per_cluster, own.seed, domain)
+        return select_text(
+            self.shards, self.recorded.documents, selection, bool(record["isolate_documents"]), own.batch_sequences
+        )
+
+    def load_policy(self) -> Policy:
+        """The policy, if it is for this model and tokenizer."""
+        tokenizer = read_provenance(self.shards[0])["tokenizer"]
+        return load_policy(self.policy, {"model": read_record(self.model_record).digest, "tokenizer": tokenizer})
+
+    def subject(self, policy: Policy) -> Subject:
+        """The model with its layers."""
+        loaded = load_causal_model(self.model_record, self.model_config, device=self.device)
+        config = self.model_config
+        sites = find_sites(loaded.model, config.exclude_sites if isinstance(config, PretrainedModel) else ())
+        if len(sites) != len(policy.layout):
+            raise VarError(
+                f"{self.policy}: the policy is for {len(policy.layout)} MoE layers, the model has {len(sites)}; make "
+                "the policy again"
+            )
+        subject = Subject(loaded.model, sites, policy.layout, {})
+        if policy.settings.weights != "live":
+            return subject
+        probe = probe_tokens(loaded.vocabulary, 256, 64).to(loaded.device)
+        with Recorder(sites) as recorder, torch.inference_mode():
+            loaded.model(**text_inputs(loaded.model, probe))
+            batch = recorder.take()
+        return replace(
+            subject, weightings={site.layer: find_weighting(site.layer, policy.layout, batch) for site in sites}
+        )
+
+
+def evaluate_arm(sources: Sources, arm: str, output: Path, code: str) -> None:
+    """Run an arm and write its losses and ways; of the policy itself, the router's decisions in its shadow too.
+
+    Parameters
+    ----------
+    sources : Sources
+    arm : str
+        One of :func:`var_core.evaluation.names.arm_names`.
+    output : Path
+        Folder for ``{arm}.losses.parquet``, ``{arm}.ways.parquet`` and ``{arm}.trace.parquet``.
+    code : str
+        Digest of the stage's code.
+
+    Raises
+    ------
+    VarError
+        If the policy is for another model, or the model's decisions cannot be replaced.
+    """
+    policy = sources.load_policy()
+    text, subject = sources.text(), sources.subject(policy)
+    provenance = {
+        "stage": "evaluation",
+        "arm": arm,
+        "policy": policy.made_from,
+        "text": {key: read_provenance(sources.shards[0])[key] for key in ("run", "split", "corpus", "tokenizer")},
+        "sequences": len(text),
+        "sequence_length": text.input_ids.shape[1],
+        "config": sources.config.model_dump(mode="json"),
+        "code": code,
+    }
+    with _progress(text, f"evaluate {arm}") as progress, ExitStack() as stack:
+        if arm == names.PLAIN:
+            result = run_plain(subject, text, progress.advance)
+        elif arm == names.ORACLE:
+            result = run_oracle(subject, text, progress.advance)
+        else:
+            tables, settings = arm_policy(arm, policy, sources)
+            observers = []
+            if arm == names.POLICY:
+                path = output / f"{arm}.trace.parquet"
+                observers.append(stack.enter_context(ShadowTrace(path, text, policy.layout, provenance)))
+            result = run_policy(subject, text, tables, settings, progress.advance, observers)
+    write_arm(output, arm, text, result, provenance)
+
+
+@contextmanager
+def _progress(text: Text, title: str) -> Iterator[Progress]:
+    with Progress(text.input_ids.size, "token", title) as progress:
+        yield progress
+
+
+def arm_policy(arm: str, policy: Policy, sources: Sources) -> tuple[PolicyTables, PolicySettings]:
+    """Tables and settings of an arm.
+
+    Raises
+    ------
+    VarError
+        If there is no such arm.
+    """
+    tables, settings, config = policy.tables, policy.settings, sources.policy_config
+    bare = replace(settings, cache=None, budget=None)
+    if arm == names.POLICY:
+        return tables, settings
+    if arm == names.TABLES_ONLY:
+        return tables, replace(settings, cache=None)
+    if arm == names.CLASSIC:
+        classic = config.model_copy(update={"predicate": "classic"})
+        return choose_rows(tables, classic, sources.recorded), settings
+    if arm.startswith(names.THRESHOLD):
+        threshold = float(arm.removeprefix(names.THRESHOLD))
+        changed = config.model_copy(update={"predicate": "agreement", "agreement_threshold": threshold})
+        return choose_rows(tables, changed, sources.recorded), settings
+    kind, same = arm.removesuffix(names.SAME_COVERAGE), arm.endswith(names.SAME_COVERAGE)
+    if kind not in (names.TOKEN_TABLE, names.GLOBAL_TABLE, names.RANDOM_EXPERTS):
+        raise VarError(f"evaluation: there is no arm {arm}; {', '.join(names.MEANINGS)} and {names.THRESHOLD}… are")
+    chosen = tables if same else all_tokens(tables)
+    if kind == names.GLOBAL_TABLE:
+        return global_table(chosen), bare
+    if kind == names.RANDOM_EXPERTS:
+        return random_experts(chosen, policy.layout, sources.config.seed), bare
+    return chosen, bare
+
+
+def write_arm(output: Path, arm: str, text: Text, result: Arm, provenance: dict[str, Any]) -> None:
+    """Write what came of an arm."""
+    losses = {
+        "sequence": text.sequence,
+        "cluster": text.cluster,
+        "domain": text.domain,
+        "predicted": result.scores.predicted,
+        "nll_sum": result.scores.nll_sum,
+    }
+    write_table(output / f"{arm}.losses.parquet", pa.table(losses, schema=LOSSES), provenance)
+    write_table(output / f"{arm}.ways.parquet", _ways_table(text.sequence, result), provenance)
+
+
+def _ways_table(sequence: NDArray[np.int64], result: Arm) -> pa.Table:
+    if result.ways is None:
+        return WAYS.empty_table()
+    S, L, W = result.ways.decisions.shape
+    columns = {
+        "sequence": np.repeat(sequence, L * W),
+        "layer": np.tile(np.repeat(np.arange(L), W), S),
+        "way": np.tile([way.name.lower() for way in Way], S * L),
+        "decisions": result.ways.decisions.ravel(),
+        "set_agreement": result.ways.set_agreement.ravel(),
+        "recall_at_k": result.ways.recall_at_k.ravel(),
+    }
+    return pa.table(columns, schema=WAYS)

@@ -1,0 +1,106 @@
+"""Policies of one domain on the text of another."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from var_core.evaluation import names
+from var_core.evaluation.arms import Arm, run_plain, run_policy
+from var_core.evaluation.results import ArmResult, Row, compare, way_rows
+from var_core.evaluation.results import Clusters as Resampled
+from var_core.evaluation.stage import Sources
+from var_core.evaluation.text import Text
+from var_core.parquet import read_provenance, write_table
+from var_core.policy.make import calibrated_tables, choose_rows
+from var_core.progress import Progress
+
+ALL = "all"
+TRANSFER = pa.schema(
+    [
+        pa.field("made_on", pa.string(), nullable=False),
+        pa.field("evaluated_on", pa.string(), nullable=False),
+        pa.field("measure", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("low", pa.float64()),
+        pa.field("high", pa.float64()),
+        pa.field("n", pa.int64(), nullable=False),
+        pa.field("n_unit", pa.string(), nullable=False),
+    ]
+)
+"""A row a (domain that the policy was made on, or all; domain that it was evaluated on; measure)."""
+
+_MEASURES = ("coverage", "set_agreement", "recall_at_k")
+
+
+def evaluate_transfer(sources: Sources, output: Path, code: str) -> None:
+    """Make a policy on each domain, run them all on the text of each, and write the matrix.
+
+    Parameters
+    ----------
+    sources : Sources
+    output : Path
+        Parquet file; without rows for a corpus of one domain.
+    code : str
+        Digest of the stage's code.
+    """
+    provenance = {
+        "stage": "transfer",
+        "text": {key: read_provenance(sources.shards[0])[key] for key in ("run", "split", "corpus")},
+        "config": sources.config.model_dump(mode="json"),
+        "code": code,
+    }
+    domains = _domains(sources.recorded.statistics)
+    rows = _matrix(sources, domains) if len(domains) > 1 else []
+    write_table(output, pa.Table.from_pylist(rows, schema=TRANSFER), provenance)
+
+
+def _domains(statistics: Path) -> list[str]:
+    table = pq.read_table(statistics / "layer_stats.parquet", columns=["domain"])
+    return sorted(set(table["domain"].to_pylist()))
+
+
+def _matrix(sources: Sources, domains: list[str]) -> list[dict[str, object]]:
+    """Rows of all cells."""
+    policy = sources.load_policy()
+    most = max(sources.config.max_sequences // len(domains), 1)
+    texts = [sources.text(domain, most) for domain in domains]
+    subject = sources.subject(policy)
+    rows: list[dict[str, object]] = []
+    tokens = sum(text.input_ids.size for text in texts)
+    with Progress(tokens * (len(domains) + 2), "token", "evaluate transfer") as progress:
+        plain = [_result(names.PLAIN, text, run_plain(subject, text, progress.advance)) for text in texts]
+        for made_on in (*domains, ALL):
+            tables = policy.tables
+            if made_on != ALL:
+                own = calibrated_tables(sources.recorded, sources.policy_config, (made_on,))
+                tables = choose_rows(own, sources.policy_config, sources.recorded)
+            for text, before in zip(texts, plain, strict=True):
+                arm = run_policy(subject, text, tables, policy.settings, progress.advance)
+                rows += _cell(made_on, _result(names.POLICY, text, arm), before, sources)
+    return rows
+
+
+def _result(arm: str, text: Text, result: Arm) -> ArmResult:
+    ways = None
+    if result.ways is not None:
+        own = result.ways
+        ways = np.stack([own.decisions.astype(np.float64), own.set_agreement, own.recall_at_k])
+    return ArmResult(arm, result.scores, text.cluster, text.domain, ways)
+
+
+def _cell(made_on: str, result: ArmResult, plain: ArmResult, sources: Sources) -> list[dict[str, object]]:
+    config, evaluated_on = sources.config, str(plain.domain[0])
+    found = compare(result, plain, config)
+    loss = Row(
+        result.arm, None, "loss_difference", found.difference, found.difference_low, found.difference_high,
+        found.confidence, found.sequences, "clusters",
+    )  # fmt: skip
+    ways = way_rows(result, Resampled(result.cluster, config), config)
+    rows = itertools.chain([loss], (row for row in ways if row.layer is None and row.measure in _MEASURES))
+    keys = ("measure", "value", "low", "high", "n", "n_unit")
+    return [
+        {"made_on": made_on, "evaluated_on": evaluated_on, **{key: getattr(row, key) for key in keys}} for row in rows
+    ]
