@@ -266,4 +266,8 @@ def summary_files(wildcards):
     }
     if wildcards.model in DEMO_MODELS:
         files["training"] = f"results/models/{wildcards.model}/training.json"
+    if (wildcards.model, wildcards.corpus) in [
+        (run.model, run.corpus) for run in POLICY_RUNS
+    ]:
+        files["policy"] = f"{folder}/evaluation/verdict.json"
     return files

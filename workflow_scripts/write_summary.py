@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with logged(snakemake.log[0]):
-    training = snakemake.input.get("training")
+    training, policy = (snakemake.input.get(name) for name in ("training", "policy"))
     write_summary(
         Path(snakemake.input.verdicts),
         Path(snakemake.input.manifest),
         Path(training) if training else None,
+        Path(policy) if policy else None,
         Path(snakemake.output.text).parent,
     )

@@ -10,7 +10,7 @@ import pyarrow as pa
 from var_core.config.policy import EvaluationConfig, PolicyConfig
 from var_core.evaluation import names
 from var_core.evaluation.on_traces import FREQUENCIES, GAINS, HeldOut, frequency_rows, gain_rows
-from var_core.evaluation.report import report_text
+from var_core.evaluation.report import arm_lines, gain_lines, report_text
 from var_core.evaluation.results import EVALUATIONS, ArmResult, as_table, evaluation_rows
 from var_core.evaluation.verdict import verdict
 from var_core.files import canonical_json, read_json, write_json, write_text
@@ -85,7 +85,7 @@ def compare_policies(
     by_arm = {names.TOKEN_TABLE: token_only(policy.tables), names.POLICY: policy.tables}
     frequencies = frequency_rows(by_arm, held_out, recorded, config)
     speed = read_json(folder / "speed.json")
-    found = verdict(rows, gains, certificate, speed, config)
+    found = verdict(rows, gains, certificate, speed, config) | {"arms": arm_lines(rows), "gains": gain_lines(gains)}
     base = {"stage": "evaluation", "policy": policy.made_from, "config": config.model_dump(mode="json"), "code": code}
     write_table(folder / "evaluations.parquet", as_table(rows, EVALUATIONS), base)
     write_table(folder / "gains.parquet", pa.Table.from_pylist(gains, schema=GAINS), base)

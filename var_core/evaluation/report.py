@@ -72,6 +72,8 @@ def classic_lines(classic: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 def gain_lines(gains: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A line a layer: gains at some coverages."""
     chosen = [row for row in gains if row["measure"] == "set_agreement"]
+    if not chosen:
+        return []
     lines = [["layer", *(f"at {coverage:.0%}" for coverage in _CHOSEN_COVERAGES)]]
     for layer in sorted({row["layer"] for row in chosen}):
         own = {round(row["coverage"], 6): row for row in chosen if row["layer"] == layer}

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 
 from var_core.errors import VarError
+from var_core.evaluation.report import aligned, classic_lines
+from var_core.files import read_json
 from var_core.hypotheses.results import read_verdicts
 from var_core.report.table import as_text
 
@@ -23,6 +25,7 @@ def show(results: Path) -> str:
     for path in found:
         verdicts = read_verdicts(path)
         blocks.append(f"{verdicts.run}\n\n{as_text(verdicts.headline())}")
+    blocks += [policy_block(path) for path in sorted(results.glob("*/*/evaluation/verdict.json"))]
     places = {
         "report": [results / "report.html"],
         "summary": sorted(results.glob("*/*/report/summary.md")),
@@ -31,6 +34,15 @@ def show(results: Path) -> str:
     }
     lines = [f"{name + ':':<13}{path}" for name, paths in places.items() for path in paths if path.exists()]
     return "\n\n".join([*blocks, "\n".join(lines)])
+
+
+def policy_block(path: Path) -> str:
+    """What the policy of a run does, beside its controls, and in one line."""
+    verdict = read_json(path)
+    run = "/".join(path.parts[-4:-2])
+    tables = [aligned(verdict["arms"]), aligned(classic_lines(verdict["classic"]))]
+    parts = [f"{run}: routing policy", *("\n".join(line.rstrip() for line in table) for table in tables)]
+    return "\n\n".join([*parts, f"What VAR can do for {run}: {verdict['sentence']}."])
 
 
 def main(arguments: list[str]) -> int:

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from var_core.evaluation.report import classic_lines
 from var_core.files import read_json, write_text
 from var_core.hypotheses.meaning import meanings
 from var_core.hypotheses.results import Verdicts, read_verdicts
-from var_core.report.table import as_csv, as_markdown, number
+from var_core.report.table import as_csv, as_markdown, markdown_table, number
 
 
-def write_summary(verdicts: Path, manifest: Path, training: Path | None, output: Path) -> None:
+def write_summary(verdicts: Path, manifest: Path, training: Path | None, policy: Path | None, output: Path) -> None:
     """Write ``summary.md`` and ``summary.csv``.
 
     Parameters
@@ -20,6 +21,8 @@ def write_summary(verdicts: Path, manifest: Path, training: Path | None, output:
         The manifest of its packed corpus.
     training : Path or None
         ``training.json`` of a model that the workflow trained.
+    policy : Path or None
+        ``verdict.json`` of the policy's evaluation.
     output : Path
         Folder for both files.
     """
@@ -33,6 +36,7 @@ def write_summary(verdicts: Path, manifest: Path, training: Path | None, output:
         f"{100 * (rows[0].confidence or 0.95):.0f} % confidence, *null* is the same statistic where there is nothing "
         "to find. Rows by layer, notes and methods are in `hypotheses/report.txt` and in the table `hypotheses`.",
         as_markdown(rows),
+        *([] if policy is None else _policy(read_json(policy))),
         "## What it rests on",
         _samples(results, read_json(manifest)),
     ]
@@ -48,6 +52,26 @@ def _samples(results: Verdicts, manifest: dict[str, Any]) -> str:
     length = manifest["sequence_length"]
     sequences = "as recorded" if length is None else f"{length} tokens"
     return "\n".join([f"* sequence length: {sequences}", *counted])
+
+
+def _policy(verdict: dict[str, Any]) -> list[str]:
+    """What the policy does, beside its controls."""
+    parts = [
+        "## The routing policy",
+        f"{verdict['sentence']}.",
+        "On the same held-out text, at each arm the share of decisions without the router (coverage), the agreement "
+        "of these with it, and what they cost; what each arm is stands in `evaluation/report.txt`.",
+        markdown_table(verdict["arms"]),
+        "What the first proof of concept asked:",
+        markdown_table(classic_lines(verdict["classic"])),
+    ]
+    if verdict["gains"]:
+        parts += [
+            "Held-out set agreement that tables by pairs of tokens gain over tables by token id alone, at equal "
+            "coverage:",
+            markdown_table(verdict["gains"]),
+        ]
+    return parts
 
 
 def _model(training: dict[str, Any]) -> str:

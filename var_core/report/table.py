@@ -41,8 +41,13 @@ def as_text(rows: Sequence[Result]) -> str:
 
 def as_markdown(rows: Sequence[Result]) -> str:
     """A Markdown table of the rows."""
-    lines = [HEADER, tuple("---" for _ in HEADER), *(cells(row) for row in rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return markdown_table([HEADER, *(cells(row) for row in rows)])
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of cells; the first line is its head."""
+    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in ruled)
 
 
 def as_csv(rows: Sequence[Result]) -> str:
