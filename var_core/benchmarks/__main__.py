@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from var_core.benchmarks import pages
+from var_core.benchmarks import pages, policy
 from var_core.benchmarks.accumulator import accumulator_section
 from var_core.benchmarks.capture import capture_section, measure, not_run_section
 from var_core.benchmarks.document import Section, as_text, put
@@ -44,9 +44,9 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m var_core.benchmarks", description=__doc__)
-    commands = ("all", "capture", "accumulator", "memory", "merging", "dry-run", "record", "render", "check")
+    commands = ("all", "capture", "accumulator", "memory", "merging", "dry-run", "policy", "record", "render", "check")
     parser.add_argument("command", choices=commands)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of capture")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of capture and policy")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder with the demo model, if there")
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="JSON file")
@@ -62,12 +62,17 @@ def _sections(options: argparse.Namespace) -> Iterator[Section]:
         # Minutes, and gigabytes on disk: only when asked for.
         "merging": [merging_section],
         "dry-run": [dry_run_section],
+        "policy": [lambda: policy.policy_section(options.results, options.rounds)],
     }
-    on_gpu = [lambda: _gpu_section(options.rounds)]
+    on_gpu: dict[str, list[Callable[[], Section]]] = {
+        "capture": [lambda: _gpu_section(options.rounds)],
+        "policy": [lambda: _gpu_policy_section(options.rounds)],
+    }
     if options.command == "all":
-        chosen = [*steps["capture"], *on_gpu, *steps["accumulator"], *steps["memory"]]
-    elif options.command == "capture" and options.device == "cuda":
-        chosen = on_gpu
+        chosen = [*steps["capture"], *on_gpu["capture"], *steps["accumulator"], *steps["memory"]]
+        chosen += [*steps["policy"], *on_gpu["policy"]]
+    elif options.device == "cuda" and options.command in on_gpu:
+        chosen = on_gpu[options.command]
     else:
         chosen = steps[options.command]
     for step in chosen:
@@ -83,6 +88,15 @@ def _gpu_section(rounds: int) -> Section:
         return measure(device_subject(torch.device("cuda")), rounds, _GPU, STATE_BYTES)
     except (VarError, torch.cuda.OutOfMemoryError) as error:
         return not_run_section(_GPU, " ".join(str(error).split())[:200], {})
+
+
+def _gpu_policy_section(rounds: int) -> Section:
+    if not torch.cuda.is_available():
+        return policy.not_run_section(_GPU, "no GPU")
+    try:
+        return policy.measure(device_subject(torch.device("cuda")), rounds, _GPU)
+    except (VarError, torch.cuda.OutOfMemoryError) as error:
+        return policy.not_run_section(_GPU, " ".join(str(error).split())[:200])
 
 
 if __name__ == "__main__":
