@@ -78,7 +78,7 @@ class Decider:
         tables = self._tables
         device = tables.experts.device
         parts = (tokens.ids, tokens.previous, tokens.position)
-        rows = tables.rows(*(part.flatten().to(device) for part in parts))
+        rows = tables.rows(*(part.flatten().to(device, non_blocking=True) for part in parts))
         fast_row = tables.usable_row(rows)
         found = None
         if self._cache is not None:
@@ -93,8 +93,9 @@ class Decider:
             known = None if known is None else known.masked_fill(idle, float("nan"))
         counts = tokens.counts.flatten()
         if also is not None:
-            also = also.to(device)
-        self._step = Step.of(counts.to(device), fast_row, len(tokens.ids), found, known, self._threshold, also)
+            also = also.to(device, non_blocking=True)
+        on_device = counts.to(device, non_blocking=True)
+        self._step = Step.of(on_device, fast_row, len(tokens.ids), found, known, self._threshold, also)
         if self._budget is not None:
             self._limited = Limited.of(self._budget, counts.numpy(), found, tables.any_row(rows))
 

@@ -64,7 +64,7 @@ class Found:
         token = token[writers.ravel()[entry[token]] == token]
         here = hit & (origin >= 0)
         arrays = (hit, here, np.maximum(origin, 0), entry, entry[token], token)
-        own = [torch.from_numpy(array).to(device) for array in arrays]
+        own = [torch.from_numpy(array).to(device, non_blocking=True) for array in arrays]
         return cls(own[0], own[1], own[2], own[3], own[4], own[5], bool(hit.any()), bool(here.any()))
 
 

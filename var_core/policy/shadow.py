@@ -45,7 +45,7 @@ class ShadowAudit(Observer):
         layers = len(monitor.certified)
         self._sums, self._counts = np.zeros((0, layers)), np.zeros((0, layers), np.int64)
         self._chosen = torch.zeros(0, dtype=torch.bool)
-        # Of the pass that is running, by layer: tokens in the sample; whether their decisions agree, and which count.
+        # Of the pass that is running, by layer: tokens in the sample; whether decisions agree, and which are replaced.
         self._samples: dict[int, torch.Tensor] = {}
         self._pass: dict[int, torch.Tensor] = {}
 
@@ -73,19 +73,20 @@ class ShadowAudit(Observer):
         return sample
 
     def decided(self, record: DecisionRecord) -> None:
-        """Compare; the outcome stays on its device."""
+        """Compare; what comes of it stays on its device."""
         if record.layer in self._samples:
             replaced = (record.way == int(Way.FAST)) | (record.way == int(Way.CACHED))
-            audited = self._samples[record.layer].to(replaced.device) & replaced
             same = (record.experts.sort(dim=1).values == record.learned_experts.sort(dim=1).values).all(dim=1)
-            self._pass[record.layer] = torch.stack((same & audited, audited))
+            self._pass[record.layer] = torch.stack((same, replaced))
 
     def passed(self, policy: RuntimePolicy) -> None:
         """Take in the decisions of a pass, in the order of the tokens."""
         if not self._pass:
             return
         layers = list(self._pass)
-        outcomes, masks = torch.stack(list(self._pass.values()), dim=1).cpu().numpy()
+        same, replaced = torch.stack(list(self._pass.values()), dim=1).cpu().numpy()
+        masks = replaced & torch.stack([self._samples[layer] for layer in layers]).numpy()
+        outcomes = same & masks
         shape = (len(layers), len(self._sums), -1)
         self._sums[:, layers] += outcomes.reshape(shape).sum(axis=2).T
         self._counts[:, layers] += masks.reshape(shape).sum(axis=2).T
