@@ -154,8 +154,9 @@ def test_new_sequences_cost_no_new_memory():
     decider.begin(2)
     remembered = decider.remembered
     assert remembered.experts.dtype == torch.int16
+    remembered.confidence.fill_(1.0)
     decider.begin(2)
-    assert decider.remembered is remembered
+    assert decider.remembered is remembered and (remembered.confidence == UNTRUSTED).all()
     decider.begin(3)
     assert decider.remembered.experts.shape == (1, 3 * 8, K)
 
