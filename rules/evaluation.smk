@@ -138,8 +138,8 @@ rule time_policy:
         "results/logs/time_policy/{model}/{corpus}.log",
     wildcard_constraints:
         model=one_of(RUN_MODELS),
-    # Alone on the machine, as far as this workflow goes: other jobs would be timed with it.
-    threads: workflow.cores or 1
+    # Alone on a small machine: other jobs would be timed with it.
+    threads: 2
     resources:
         mem_mb=lambda w, attempt: 6000 * attempt,
         runtime=60,

@@ -77,9 +77,9 @@ def test_a_copy_of_a_model_shares_its_weights_but_not_its_modules():
 
 
 def test_without_results_the_demo_model_s_shape_reads_real_text(tmp_path):
-    given = demo_subject(tmp_path / "results", batches=2, device=CPU)
+    given = demo_subject(tmp_path / "results", batches=4, device=CPU)
     assert given.about["model"] == "the demo model's shape with random weights"
-    assert given.vocabulary == 4096 and [tuple(x.token_ids.shape) for x in given.inputs] == [(8, 256)] * 2
+    assert given.vocabulary == 4096 and [tuple(x.token_ids.shape) for x in given.inputs] == [(8, 256)] * 4
     ids = torch.cat([x.token_ids for x in given.inputs])
     assert len(ids.unique()) > 300 and int(ids.max()) < 4096
     starts = torch.cat([x.positions for x in given.inputs]) == 0

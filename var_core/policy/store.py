@@ -1,5 +1,6 @@
 """A policy as one folder: its tables as safetensors, everything else as JSON."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -51,6 +52,8 @@ class Policy:
         tensors = {field.name: getattr(self.tables, field.name).contiguous().cpu() for field in fields(self.tables)}
         with written_aside(folder / TABLES) as aside:
             save_file(tensors, aside, {"format": str(FORMAT)})
+            # The library lets nobody else read; other files have the rights that the user's mask gives.
+            aside.chmod(_rights())
         record = {
             "format": FORMAT,
             "tables": file_digest(folder / TABLES),
@@ -93,6 +96,13 @@ def load_policy(folder: Path, made_from: Mapping[str, str] | None = None) -> Pol
     tables = PolicyTables(**{field.name: tensors[field.name] for field in fields(PolicyTables)})
     layout = RouterLayout(tuple(LayerRouter(**layer) for layer in record["layout"]))
     return Policy(tables, _settings(record["settings"]), layout, record["made"], record["made_from"])
+
+
+def _rights() -> int:
+    """Rights of a new file under the process's mask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _record(folder: Path) -> dict[str, Any]:
