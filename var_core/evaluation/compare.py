@@ -15,7 +15,7 @@ from var_core.evaluation.results import EVALUATIONS, ArmResult, as_table, evalua
 from var_core.evaluation.verdict import verdict
 from var_core.files import canonical_json, read_json, write_json, write_text
 from var_core.parquet import write_table
-from var_core.policy.certificate import CERTIFICATE
+from var_core.policy.certificate import read_certificate
 from var_core.policy.make import Recorded
 from var_core.policy.store import Policy, load_policy
 from var_core.policy.tables import token_only
@@ -78,7 +78,7 @@ def compare_policies(
     code : str
         Digest of the stage's code.
     """
-    policy, certificate = load_policy(policy_folder), read_json(policy_folder / CERTIFICATE)
+    policy, certificate = load_policy(policy_folder), read_certificate(policy_folder)
     rows = evaluation_rows([ArmResult.read(folder, arm) for arm in names.arm_names(config)], config)
     held_out = HeldOut.of(traces, recorded.documents)
     gains = gain_rows(policy.tables, held_out, recorded, policy_config, config)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
@@ -31,15 +30,13 @@ from var_core.evaluation.text import Selection, Text, select_text
 from var_core.models.folder import read_record
 from var_core.models.loading import load_causal_model
 from var_core.parquet import read_provenance, write_table
+from var_core.policy.attach import find_weightings
 from var_core.policy.make import Recorded, choose_rows
 from var_core.policy.settings import PolicySettings
 from var_core.policy.store import Policy, load_policy
 from var_core.policy.tables import PolicyTables
 from var_core.policy.ways import Way
-from var_core.policy.weighting import find_weighting
 from var_core.progress import Progress
-from var_core.routing.inputs import probe_tokens, text_inputs
-from var_core.routing.recorder import Recorder
 from var_core.routing.sites import find_sites
 
 LOSSES = pa.schema(
@@ -133,16 +130,9 @@ class Sources:
                 f"{self.policy}: the policy is for {len(policy.layout)} MoE layers, the model has {len(sites)}; make "
                 "the policy again"
             )
-        subject = Subject(loaded.model, sites, policy.layout, {})
-        if policy.settings.weights != "live":
-            return subject
-        probe = probe_tokens(loaded.vocabulary, 256, 64).to(loaded.device)
-        with Recorder(sites) as recorder, torch.inference_mode():
-            loaded.model(**text_inputs(loaded.model, probe))
-            batch = recorder.take()
-        return replace(
-            subject, weightings={site.layer: find_weighting(site.layer, policy.layout, batch) for site in sites}
-        )
+        live = policy.settings.weights == "live"
+        weightings = find_weightings(loaded.model, sites, policy) if live else {}
+        return Subject(loaded.model, sites, policy.layout, weightings)
 
 
 def evaluate_arm(sources: Sources, arm: str, output: Path, code: str) -> None:

@@ -27,7 +27,7 @@ from var_core.policy.store import RECORD, TABLES, Policy, load_policy, read_sign
 from var_core.policy.text import TEXT, check_no_overlap, read_marks, write_marks
 from var_core.policy.ways import Way
 
-FORMAT = 1
+FORMAT = 2
 CERTIFICATE, EVIDENCE, LOSSES = "certificate.json", "evidence.parquet", "losses.parquet"
 TRACE_FILE, TRIED_ON = "trace.parquet", "tried_on.parquet"
 FILES = (RECORD, TABLES, TEXT, EVIDENCE, LOSSES, TRACE_FILE, TRIED_ON)
@@ -274,6 +274,17 @@ def _read_evidence(folder: Path, layers: int) -> SequenceSums:
     return SequenceSums(sequence, *parts)
 
 
+def read_certificate(folder: Path) -> dict[str, Any]:
+    """Read a policy's certificate.
+
+    Raises
+    ------
+    VarError
+        If there is none, or it is not as it was written.
+    """
+    return read_signed(folder / CERTIFICATE, FORMAT, "certificate")
+
+
 @dataclass(frozen=True)
 class Check:
     """A line of a verification."""
@@ -293,7 +304,7 @@ def verify(folder: Path) -> Iterator[Check]:
         promise against the evidence.
     """
     try:
-        certificate = read_signed(folder / CERTIFICATE, FORMAT, "certificate")
+        certificate = read_certificate(folder)
     except VarError as error:
         yield Check("certificate", False, str(error))
         return

@@ -49,7 +49,7 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Write the folder; the record comes last, so that a folder with one is whole."""
-        tensors = {field.name: getattr(self.tables, field.name).contiguous().cpu() for field in fields(self.tables)}
+        tensors = {field.name: getattr(self.tables, field.name).cpu().clone() for field in fields(self.tables)}
         with written_aside(folder / TABLES) as aside:
             save_file(tensors, aside, {"format": str(FORMAT)})
             # The library lets nobody else read; other files have the rights that the user's mask gives.

@@ -1,0 +1,115 @@
+"""Attaching a saved policy to a model, with the audit that watches over what its certificate promises."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from var_core.corpus.tokenise import DocumentTokenizer
+from var_core.errors import VarError
+from var_core.models.folder import folder_digest
+from var_core.policy.audit import AuditMonitor, watched_agreement
+from var_core.policy.certificate import CERTIFICATE, read_certificate
+from var_core.policy.runtime import Observer, RuntimePolicy
+from var_core.policy.shadow import ShadowAudit
+from var_core.policy.store import Policy, load_policy
+from var_core.policy.weighting import Weighting, find_weighting
+from var_core.routing.inputs import probe_tokens, text_inputs
+from var_core.routing.recorder import Recorder
+from var_core.routing.sites import Site, find_sites
+
+_PROBED = 256
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """How a running policy is audited.
+
+    Attributes
+    ----------
+    share : float
+        Share of the sequences whose replaced decisions the router makes again, to compare.
+    alpha : float
+        Probability that a layer which is as good as certified is ever switched off.
+    seed : int
+        Another one audits other sequences.
+    """
+
+    share: float = 0.05
+    alpha: float = 0.05
+    seed: int = 0
+
+
+def attach_policy(
+    model: Any,
+    folder: Path,
+    model_folder: Path | None = None,
+    audit: AuditSettings | None = None,
+    exclude_sites: tuple[str, ...] = (),
+    observers: Sequence[Observer] = (),
+) -> RuntimePolicy:
+    """Make the context manager in which a saved policy decides in a model's routers' place.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Decoder-only, in evaluation mode.
+    folder : Path
+        The policy's.
+    model_folder : Path, optional
+        Where the model and its tokenizer were loaded from; by default what the model says itself.
+    audit : AuditSettings, optional
+        Watch what the policy's certificate promises of each layer's agreement, and switch off layers that keep it no
+        longer; see :class:`var_core.policy.shadow.ShadowAudit`.
+    exclude_sites : tuple of str, optional
+        As the model's configuration excludes.
+    observers : sequence of Observer, optional
+        Others that look on.
+
+    Returns
+    -------
+    RuntimePolicy
+        To be entered with ``with``, around forward passes and ``generate``.
+
+    Raises
+    ------
+    VarError
+        If the policy was made for another model or tokenizer, its decisions cannot be made in this one, or an audit is
+        asked for and there is no certificate.
+    """
+    source = Path(model_folder or str(getattr(model.config, "_name_or_path", "")))
+    if not (source / "config.json").is_file():
+        raise VarError(f"{folder}: say by model_folder where the model was loaded from; {source} is no model's folder")
+    made_from = {"model": folder_digest(source), "tokenizer": DocumentTokenizer(source).digest}
+    policy = load_policy(folder, made_from)
+    sites = find_sites(model, exclude_sites)
+    watching = [*observers, *([] if audit is None else [certified_audit(folder, policy, audit)])]
+    weightings = find_weightings(model, sites, policy) if policy.settings.weights == "live" else {}
+    return RuntimePolicy(model, sites, policy.layout, policy.tables, policy.settings, weightings, watching)
+
+
+def certified_audit(folder: Path, policy: Policy, settings: AuditSettings) -> ShadowAudit:
+    """The audit of what a policy's certificate promises.
+
+    Raises
+    ------
+    VarError
+        If there is no certificate, or it is not this policy's.
+    """
+    certificate = read_certificate(folder)
+    if certificate["made_from"] != policy.made_from:
+        raise VarError(f"{folder / CERTIFICATE}: is not of the policy beside it; certify it again")
+    watched = watched_agreement(certificate["promises"], len(policy.layout))
+    return ShadowAudit(AuditMonitor(watched, settings.alpha), settings.share, settings.seed)
+
+
+def find_weightings(model: Any, sites: tuple[Site, ...], policy: Policy) -> dict[int, Weighting]:
+    """How each layer of a model weights the experts that it chose, found on a few token ids."""
+    embeddings = model.get_input_embeddings()
+    probe = probe_tokens(embeddings.num_embeddings, _PROBED, 64).to(embeddings.weight.device)
+    with Recorder(sites) as recorder, torch.inference_mode():
+        model(**text_inputs(model, probe))
+        batch = recorder.take()
+    return {site.layer: find_weighting(site.layer, policy.layout, batch) for site in sites}
