@@ -20,13 +20,13 @@ class Splits(Block):
 
     train: float = Field(0.35, ge=0, le=1)
     """share that trains the demo model; 0 for corpora that no model of this config is trained on"""
-    capture: float = Field(0.25, gt=0, le=1)
+    capture: float = Field(0.2, gt=0, le=1)
     """share whose routing is counted: tables and statistics are fitted on it"""
-    calibration: float = Field(0.12, gt=0, le=1)
+    calibration: float = Field(0.09, gt=0, le=1)
     """share on which a policy's tables are compared with the router: what the fast path takes is chosen on it"""
-    tuning: float = Field(0.08, gt=0, le=1)
+    tuning: float = Field(0.06, gt=0, le=1)
     """share on which a policy's settings are compared with each other"""
-    heldout: float = Field(0.2, gt=0, le=1)
+    heldout: float = Field(0.3, gt=0, le=1)
     """share that nothing is fitted, calibrated or tuned on: predictions and policies are scored on it"""
 
     @model_validator(mode="after")

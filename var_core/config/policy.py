@@ -16,11 +16,11 @@ class PolicyCacheConfig(Block):
 
     capacity: NonNegativeInt = 1024
     """contexts that are remembered, the least recently used forgotten first; 0: no cache"""
-    context_window: PositiveInt = 4
+    context_window: PositiveInt = 8
     """token ids that make a context, the token's own included"""
     time_to_live: PositiveInt = 4096
     """tokens of the sequence after which a context is forgotten"""
-    confidence_threshold: float = Field(0.6, ge=0, le=1)
+    confidence_threshold: float = Field(0.5, ge=0, le=1)
     """confidence of the router from which on what it decided is used again"""
     shared: bool = False
     """one cache for all sequences of a batch; nothing can be certified of it"""
