@@ -15,9 +15,10 @@ from typing import Any
 import jinja2
 
 from var_core.errors import VarError
+from var_core.evaluation.report import classic_lines
 from var_core.files import read_json, write_json, write_text
 from var_core.hypotheses.results import Result, Verdicts, read_verdicts
-from var_core.report.table import as_markdown, number
+from var_core.report.table import as_markdown, markdown_table, number
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBERS = Path("docs/demo/numbers.json")
@@ -46,6 +47,9 @@ def record(results: Path, model: str = "demo-moe", corpus: str = "python-stdlib"
         "documents": read_json(results / "corpora" / corpus / "manifest.json"),
         "corpus": _without_shards(read_json(folder / "corpus" / "manifest.json")),
         "training": read_json(results / "models" / model / "training.json"),
+        "policy": read_json(folder / "evaluation" / "verdict.json"),
+        "policy_settings": read_json(folder / "policy" / "policy.json")["settings"],
+        "certificate": read_json(folder / "policy" / "certificate.json"),
     }
     write_json(root / NUMBERS, numbers)
     for figure in FIGURES:
@@ -77,6 +81,9 @@ def render(root: Path = ROOT) -> dict[Path, str]:
     context = {
         **numbers,
         "verdict_table": as_markdown(verdicts.headline()),
+        "arm_table": markdown_table(numbers["policy"]["arms"]),
+        "classic_table": markdown_table(classic_lines(numbers["policy"]["classic"])),
+        "gain_table": markdown_table(numbers["policy"]["gains"]),
         "row": _finder(verdicts),
         "rule_graph": (root / RULE_GRAPH).read_text(encoding="utf-8").strip(),
     }
