@@ -63,6 +63,15 @@ UNTRACED = [split for split in SHARDS if split not in TRACED]
 POLICY_RUNS = [
     run for run in RUNS if CONFIG.policy.enabled and run.model not in TRACE_MODELS
 ]
+EVALUATED = {(run.model, run.corpus) for run in POLICY_RUNS}
+EVALUATION_TABLES = (
+    "policies",
+    "evaluations",
+    "gains",
+    "frequencies",
+    "certificates",
+    "transfer",
+)
 
 
 def one_of(names):
@@ -238,6 +247,14 @@ def policy_files(wildcards):
     ]
 
 
+def evaluation_tables(wildcards):
+    """What came of a run's policy, as tables; none for a run without one."""
+    if (wildcards.model, wildcards.corpus) not in EVALUATED:
+        return []
+    folder = f"results/{wildcards.model}/{wildcards.corpus}/evaluation"
+    return [f"{folder}/{name}.parquet" for name in EVALUATION_TABLES]
+
+
 def heldout_shards(wildcards):
     """Held-out sequences."""
     return [
@@ -253,6 +270,7 @@ def warehouse_files(wildcards):
         for paths in run_files(run).values():
             files.update([paths] if isinstance(paths, str) else paths)
         files.add(f"results/{run.model}/{run.corpus}/hypotheses/verdicts.parquet")
+        files.update(evaluation_tables(run))
     return sorted(files)
 
 

@@ -15,7 +15,15 @@ rule build_warehouse:
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=120,
     params:
-        runs=[(run.model, run.corpus, shards_of(run.model)) for run in RUNS],
+        runs=[
+            (
+                run.model,
+                run.corpus,
+                shards_of(run.model),
+                (run.model, run.corpus) in EVALUATED,
+            )
+            for run in RUNS
+        ],
         traced=TRACED,
         code=code_of("build_warehouse.py"),
     message:

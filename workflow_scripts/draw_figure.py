@@ -18,6 +18,7 @@ with logged(snakemake.log[0]):
             snakemake.wildcards.corpus,
             snakemake.params.shards,
             snakemake.params.traced,
+            evaluated=bool(snakemake.input.get("evaluation")),
         ),
         Path(snakemake.input.verdicts),
         FiguresConfig.model_validate(snakemake.params.config),

@@ -17,6 +17,7 @@ with logged(snakemake.log[0]):
         snakemake.wildcards.corpus,
         snakemake.params.shards,
         snakemake.params.traced,
+        evaluated=False,
     )
     with open_run(files) as connection:
         test_hypotheses(

@@ -136,11 +136,14 @@ def test_the_whole_command_is_quick(many, tmp_path, config):
 
 def test_other_stages_and_other_runs(results, config: Config):
     own = results / "mine" / "text"
-    for name in ("hypotheses/verdicts.json", "figures/expert_load.png", "figures/coactivation.png"):
+    for name in ("hypotheses/verdicts.json", "policy/policy.json", "evaluation/plain.losses.parquet",
+                 "figures/expert_load.png", "figures/coactivation.png"):
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         (own / name).touch()
     with pytest.raises(SystemExit), logged(results / "logs" / "build_warehouse.log"):
         raise VarError("results/var.duckdb: no room")
+    with pytest.raises(SystemExit), logged(results / "logs" / "evaluate_arm" / "mine" / "text" / "oracle.log"):
+        raise VarError("the model's decisions cannot be replaced")
     with logged(results / "logs" / "fetch_model" / "mine.log"):
         pass
     (results / "old" / "words" / "capture").mkdir(parents=True)
@@ -149,8 +152,11 @@ def test_other_stages_and_other_runs(results, config: Config):
     states = {stage.name: (stage.state, stage.done, stage.total) for stage in stages}
     assert states == {
         "model": ("begun", 0, 1), "corpus": ("done", 1, 1), "statistics": ("waiting", 0, 7),
-        "hypotheses": ("done", 1, 1), "figures": ("waiting", 2, 7), "report": ("waiting", 0, 1),
+        "hypotheses": ("done", 1, 1), "policy": ("done", 1, 1), "evaluation": ("failed", 1, 17),
+        "certificate": ("waiting", 0, 1), "figures": ("waiting", 2, 7), "report": ("waiting", 0, 1),
     }  # fmt: skip
+    (evaluation,) = (stage for stage in stages if stage.name == "evaluation")
+    assert "cannot be replaced" in evaluation.lines[-1] and "evaluate_arm" in evaluation.log
     assert status.warehouse.state == "failed" and "no room" in status.warehouse.lines[-1]
     assert status.others == ("old/words",)
     text = as_text(status, 20)
@@ -182,6 +188,29 @@ def test_recorded_routing_has_no_shards_to_capture(results, config):
     values["corpora"] = {"text": {"source": "trace", "format": "parquet", "domains": {"prose": ["*.parquet"]}}}
     (run,) = read_status(results, Config.model_validate(values)).runs
     assert run.capture is None and [stage.name for stage in run.before] == ["model", "import"]
+    # No policy can run in a model that is not there.
+    assert [stage.name for stage in run.after] == ["statistics", "hypotheses", "figures", "report"]
+
+
+def test_the_stages_of_a_policy_are_shown_only_where_one_is_made(results, config):
+    def names(enabled):
+        policy = config.policy.model_copy(update={"enabled": enabled})
+        (run,) = read_status(results, config.model_copy(update={"policy": policy})).runs
+        return [stage.name for stage in run.after]
+
+    assert set(names(True)) - set(names(False)) == {"policy", "evaluation", "certificate"}
+
+
+def test_the_logs_of_a_policy_s_stages_are_found(results, config):
+    """Each job's own log, by the names of the rules."""
+    logs = ("make_policy/mine/text", "evaluate_policy/mine/text", "certify_policy/mine/text")
+    for log in logs:
+        with logged(results / "logs" / f"{log}.log"):
+            pass
+    (run,) = read_status(results, config).runs
+    states = {stage.name: (stage.state, stage.log) for stage in run.after}
+    for stage, log in zip(("policy", "evaluation", "certificate"), logs, strict=True):
+        assert states[stage] == ("begun", str(results / "logs" / f"{log}.log"))
 
 
 def test_a_lock_that_names_nobody_counts_as_alive_until_it_is_old(results, config):

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from simulated_evaluation import write_evaluation
 from var_core.corpus.schema import VOCABULARY
 from var_core.parquet import write_table
 from var_core.statistics.tables import EXPERT_COUNTS, LAYER_STATS, QUANTITIES, TOKEN_STATS
@@ -139,7 +140,7 @@ class SimulatedRun:
         decisions = self.decisions[split]
         return decisions[decisions.sequence % SHARDS[split] == number]
 
-    def write(self, results: Path, traced=("heldout",), trained=True, verdicts=True) -> RunFiles:
+    def write(self, results: Path, traced=("heldout",), trained=True, verdicts=True, evaluated=True) -> RunFiles:
         folder = results / self.model / self.corpus
         for split, decisions in self.decisions.items():
             for kind, table in self.tables(decisions).items():
@@ -163,6 +164,8 @@ class SimulatedRun:
             (results / "models" / self.model / "training.csv").write_text(training)
         if verdicts:
             self._write_verdicts(folder / "hypotheses" / "verdicts.parquet")
+        if evaluated:
+            write_evaluation(folder / "evaluation", self.provenance("capture"), self.domains, self.seed)
         return RunFiles.in_results(results, self.model, self.corpus)
 
     def _write_verdicts(self, path):
@@ -272,7 +275,7 @@ def results(tmp_path_factory):
     """A results folder with two runs of unlike models; not to be changed by tests."""
     results = tmp_path_factory.mktemp("project") / "results"
     SMALL.write(results)
-    OTHER.write(results, traced=(), trained=False, verdicts=False)
+    OTHER.write(results, traced=(), trained=False, verdicts=False, evaluated=False)
     return results
 
 
@@ -293,11 +296,11 @@ def simulated_run():
 
 @pytest.fixture(scope="session")
 def small():
-    """Three layers, 8 experts, k = 2, three domains; traced, trained, with verdicts."""
+    """Three layers, 8 experts, k = 2, three domains; traced, trained, with verdicts and an evaluated policy."""
     return SMALL
 
 
 @pytest.fixture(scope="session")
 def other():
-    """Two layers, 12 experts, k = 4, another vocabulary, one domain; no trace, no training, no verdicts."""
+    """Two layers, 12 experts, k = 4, another vocabulary, one domain; no trace, training, verdicts or policy."""
     return OTHER

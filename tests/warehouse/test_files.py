@@ -3,7 +3,7 @@
 import pytest
 
 from var_core.errors import VarError
-from var_core.warehouse.files import RunFiles, shard_number
+from var_core.warehouse.files import EVALUATION_FILES, RunFiles, shard_number
 from var_core.warehouse.run import open_run
 
 
@@ -28,7 +28,7 @@ def test_everything_is_named_by_the_layout(results, small):
 
 def test_what_a_run_does_not_have_is_none(results, other):
     files = RunFiles.in_results(results, other.model, other.corpus)
-    assert files.training is None and files.verdicts is None
+    assert files.training is None and files.verdicts is None and not files.evaluation
     assert not any(files.traces.values())
 
 
@@ -58,6 +58,26 @@ def test_traces_left_by_an_earlier_configuration_are_passed_over(simulated_run, 
     files.traces["capture"][0].write_bytes(b"no Parquet")
     with open_run(told) as connection:
         assert connection.execute("SELECT DISTINCT split FROM traces").fetchall() == [("heldout",)]
+
+
+def test_the_tables_of_an_evaluation_are_all_named_or_none(simulated_run, tmp_path):
+    files = simulated_run(sequences={"capture": 6, "heldout": 6}).write(tmp_path)
+    assert set(files.evaluation) == set(EVALUATION_FILES)
+    assert all(path.parent.name == "evaluation" and path.exists() for path in files.evaluation.values())
+    files.evaluation["transfer"].unlink()
+    assert RunFiles.in_results(tmp_path, files.model, files.corpus).evaluation == files.evaluation
+    for path in files.evaluation.values():
+        path.unlink(missing_ok=True)
+    assert not RunFiles.in_results(tmp_path, files.model, files.corpus).evaluation
+    assert RunFiles.in_results(tmp_path, files.model, files.corpus, evaluated=True).evaluation == files.evaluation
+
+
+def test_an_evaluation_left_by_an_earlier_configuration_is_passed_over(simulated_run, tmp_path):
+    files = simulated_run(sequences={"capture": 6, "heldout": 6}).write(tmp_path)
+    files.evaluation["evaluations"].write_bytes(b"no Parquet")
+    told = RunFiles.in_results(tmp_path, files.model, files.corpus, evaluated=False)
+    with open_run(told) as connection:
+        assert connection.execute("SELECT count(*) FROM evaluations").fetchall() == [(0,)]
 
 
 def shards_of(files):

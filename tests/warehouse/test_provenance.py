@@ -5,6 +5,7 @@ import pytest
 
 from var_core.errors import VarError
 from var_core.parquet import read_provenance, write_table
+from var_core.warehouse.files import EVALUATION_FILES
 from var_core.warehouse.provenance import check_provenance
 
 
@@ -108,6 +109,48 @@ def test_other_missing_files_are_named(sound, name):
             check_provenance(sound)
     finally:
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize("table", EVALUATION_FILES)
+def test_a_missing_table_of_an_evaluation_is_named(sound, table):
+    path = sound.evaluation[table]
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        with pytest.raises(VarError, match=f"{path}: no such file"):
+            check_provenance(sound)
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("table", [table for table in EVALUATION_FILES if table != "transfer"])
+@pytest.mark.parametrize("key", ["model", "corpus", "statistics"])
+def test_an_evaluation_of_another_run_s_policy_is_named(sound, change, table, key):
+    policy = read_provenance(sound.evaluation[table])["policy"]
+    path = change(sound.evaluation[table], policy={**policy, key: "another digest"})
+    with pytest.raises(VarError, match=f"{path}: was made for {key} another digest, but run {sound.run} has {key} "):
+        check_provenance(sound)
+
+
+def test_tables_of_two_policies_of_one_run_are_refused(sound, change):
+    policy = read_provenance(sound.evaluation["certificates"])["policy"]
+    path = change(sound.evaluation["certificates"], policy={**policy, "calibration": "another digest"})
+    with pytest.raises(VarError, match=f'{path}: was made for policy .*"calibration":"another digest"'):
+        check_provenance(sound)
+
+
+@pytest.mark.parametrize(("key", "value"), [("run", "another/run"), ("corpus", {"name": "text", "digest": "another"})])
+def test_a_transfer_on_another_run_s_text_is_named(sound, change, key, value):
+    text = read_provenance(sound.evaluation["transfer"])["text"]
+    path = change(sound.evaluation["transfer"], text={**text, key: value})
+    with pytest.raises(VarError, match=f"{path}: was made for {key} .*another"):
+        check_provenance(sound)
+
+
+def test_a_table_that_does_not_say_its_policy_is_named(sound, change):
+    path = change(sound.evaluation["policies"], policy=None)
+    with pytest.raises(VarError, match=f"{path}: its provenance does not say its policy"):
+        check_provenance(sound)
 
 
 def test_a_file_that_is_no_parquet_is_named(sound):

@@ -10,8 +10,8 @@ import pytest
 
 from var_core.corpus.schema import VOCABULARY
 from var_core.errors import VarError
-from var_core.parquet import write_table
-from var_core.warehouse.files import RunFiles
+from var_core.parquet import read_provenance, write_table
+from var_core.warehouse.files import EVALUATION_FILES, RunFiles
 from var_core.warehouse.run import open_run
 
 
@@ -145,9 +145,28 @@ def test_training_and_verdicts_with_columns_that_the_schema_does_not_know(connec
     assert verdicts[0] == ("sim-a/text", "H1", 0, 0.25, None, "permutation", 3) and len(verdicts) == 3
 
 
+@pytest.mark.parametrize("table", EVALUATION_FILES)
+def test_the_tables_of_an_evaluation_are_the_files_rows(connection, files, table):
+    got = connection.sql(f"SELECT * EXCLUDE run FROM {table}").to_arrow_table()
+    expected = pq.read_table(files.evaluation[table])
+    assert got.to_pylist() == expected.to_pylist() and len(expected)
+    assert connection.execute(f"SELECT DISTINCT run FROM {table}").fetchall() == [(files.run,)]
+
+
+def test_a_table_of_an_evaluation_with_other_columns_is_named(files, tmp_path):
+    path = tmp_path / "gains.parquet"
+    table = pq.read_table(files.evaluation["policy_gains"])
+    write_table(path, table.replace_schema_metadata(None).rename_columns({"gain": "profit"}), read_provenance(
+        files.evaluation["policy_gains"]
+    ))  # fmt: skip
+    changed = replace(files, evaluation={**files.evaluation, "policy_gains": path})
+    with pytest.raises(VarError, match=rf"{path}: has other columns than policy_gains should have \(gain, profit\)"):
+        open_run(changed)
+
+
 def test_a_run_without_trace_training_and_verdicts_has_empty_tables(results, other):
     with open_run(RunFiles.in_results(results, other.model, other.corpus)) as connection:
-        for table in ("traces", "training", "hypotheses"):
+        for table in ("traces", "training", "hypotheses", *EVALUATION_FILES):
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]
         kinds = dict(connection.execute("SELECT column_name, column_type FROM (DESCRIBE traces)").fetchall())
         assert kinds["experts"] == "SMALLINT[]" and kinds["domain"] == "VARCHAR"

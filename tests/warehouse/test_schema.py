@@ -26,6 +26,8 @@ ALL_RELATIONS = {*TABLE_KEYS, "traces", "shard_token_stats", "shard_expert_count
     "v_repeats",
     "v_segment_predictability",
     "v_domain_recall",
+    "v_quality_coverage",
+    "v_ways_by_layer",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from var_core.config.corpus import COUNTED_SPLITS
 from var_core.config.models import DemoModel, TraceModel
 from var_core.config.root import Config
+from var_core.evaluation.names import POLICY, arm_names
 from var_core.figures.registry import figures_of
 from var_core.statistics.tables import SCHEMAS
 from var_core.status.logs import Work, read_end
@@ -68,11 +69,31 @@ def after_capture(results: Path, model: str, corpus: str, config: Config) -> Ite
     segments = {own / "statistics" / "segments.parquet": (f"measure_segments/{run}",)}
     yield _stage(results, "statistics", merged | segments)
     yield _stage(results, "hypotheses", {own / "hypotheses" / "verdicts.json": (f"test_hypotheses/{run}",)})
+    if config.policy.enabled and not isinstance(config.models[model], TraceModel):
+        yield from _policy(results, run, own, config)
     names = figures_of(trained=isinstance(config.models[model], DemoModel))
     yield _stage(
         results, "figures", {own / "figures" / f"{name}.png": (f"draw_figure/{run}/{name}",) for name in names}
     )
     yield _stage(results, "report", {own / "report" / "summary.md": (f"write_summary/{run}",)})
+
+
+def _policy(results: Path, run: str, own: Path, config: Config) -> Iterator[StageStatus]:
+    """Give the state of what is made, measured and promised of a run's policy."""
+    yield _stage(results, "policy", {own / "policy" / "policy.json": (f"make_policy/{run}",)})
+    arms = {
+        own / "evaluation" / f"{arm}.losses.parquet": (
+            f"evaluate_policy/{run}" if arm == POLICY else f"evaluate_arm/{run}/{arm}",
+        )
+        for arm in arm_names(config.evaluation)
+    }
+    beside = {
+        own / "evaluation" / "transfer.parquet": (f"evaluate_transfer/{run}",),
+        own / "evaluation" / "speed.json": (f"time_policy/{run}",),
+        own / "evaluation" / "verdict.json": (f"compare_policies/{run}",),
+    }
+    yield _stage(results, "evaluation", arms | beside)
+    yield _stage(results, "certificate", {own / "policy" / "certificate.json": (f"certify_policy/{run}",)})
 
 
 def warehouse(results: Path) -> StageStatus:

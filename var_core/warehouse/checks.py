@@ -1,21 +1,13 @@
 """Checks of a loaded run: keys are unique, and tables that count the same thing agree."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import duckdb
 
 from var_core.errors import VarError
+from var_core.warehouse.check import Check
+from var_core.warehouse.policy_checks import POLICY_CHECKS
 from var_core.warehouse.schema import TABLE_KEYS, identifier
-
-
-@dataclass(frozen=True)
-class Check:
-    """A query that gives a row for every violation, and the words for one."""
-
-    table: str
-    query: str
-    message: str
 
 
 _COUNTS_BY_DOMAIN = """
@@ -170,7 +162,7 @@ def check_run(connection: duckdb.DuckDBPyConnection, run: str, traced: Collectio
         _check_keys(connection, run, table, keys)
     connection.execute(_COUNTS_BY_DOMAIN, {"run": run})
     connection.execute(_TRACED_SPLITS, {"traced": list(traced)})
-    for check in CHECKS:
+    for check in (*CHECKS, *POLICY_CHECKS):
         result = connection.execute(check.query + " ORDER BY ALL LIMIT 1", {"run": run})
         names = [column[0] for column in result.description or ()]
         for violation in result.fetchall():

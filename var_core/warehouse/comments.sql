@@ -122,6 +122,70 @@ COMMENT ON COLUMN hypotheses.supportable IS 'False where the row cannot support 
 COMMENT ON COLUMN hypotheses.verdict IS 'supported, not supported, inconclusive (the interval holds the threshold, or too little data), or reported (no claim).';
 COMMENT ON COLUMN hypotheses.note IS 'What a reader must know beside the numbers.';
 
+COMMENT ON TABLE policies IS 'A row a layer of a run''s routing policy: what its tables hold, and how it was made; no rows for a run without a policy, as in all tables on policies.';
+COMMENT ON COLUMN policies.predicate IS 'What the fast path takes: agreement (entries that agree with the router on the calibration split) or classic (frequent token ids of low mean router entropy).';
+COMMENT ON COLUMN policies.threshold IS 'Least agreement of an entry; of the classic predicate the mean router entropy, in nats, to stay below.';
+COMMENT ON COLUMN policies.weights IS 'stored: mean weights of the table, the router is not run; live: the router recomputes the weights of the table''s experts.';
+COMMENT ON COLUMN policies.token_entries IS 'Token ids that the layer''s table has an entry for.';
+COMMENT ON COLUMN policies.token_usable IS 'Those of them that the fast path takes.';
+COMMENT ON COLUMN policies.pair_entries IS 'Pairs of the token id before and the token id, or of a position and the token id, with an entry.';
+COMMENT ON COLUMN policies.pair_usable IS 'Those of them that the fast path takes.';
+COMMENT ON COLUMN policies.settings IS 'JSON: weights, cache (limits and confidence threshold) and budget; the same for all layers.';
+COMMENT ON COLUMN policies.made_from IS 'JSON: digests of the model, tokenizer, corpus, statistics, calibration and text that the policy was made from; the same for all layers.';
+
+COMMENT ON TABLE evaluations IS 'A row a (arm, layer, measure): the model on held-out text, under the policy and beside it. All arms ran on the same sequences, and are compared with the plain model sequence by sequence.';
+COMMENT ON COLUMN evaluations.arm IS 'What the model ran under: plain, policy, tables_only (no cache), classic (the classic predicate), agreement_… (another threshold), oracle (its own decisions), token_table (every decision), and controls: global_table and random_experts, for all tokens or for those that the tables take (…_same_coverage).';
+COMMENT ON COLUMN evaluations.layer IS 'MoE layer, from 0; null: all layers together.';
+COMMENT ON COLUMN evaluations.measure IS 'loss (nats a token), perplexity; beside the plain model''s: loss_difference, relative_loss, perplexity_ratio, p_within_margin, p_beyond_margin; of decisions: fast_share, cache_share, learned_share, coverage (fast or cached), cache_hit_rate; of fast and cached decisions, or of one way (…_fast, …_cached): set_agreement, recall_at_k.';
+COMMENT ON COLUMN evaluations.value IS 'Its value; null where it is not defined.';
+COMMENT ON COLUMN evaluations.low IS 'Lower end of the confidence interval, resampled by cluster; null: none.';
+COMMENT ON COLUMN evaluations.high IS 'Upper end of the confidence interval; null: none.';
+COMMENT ON COLUMN evaluations.confidence IS 'Confidence of the interval; null where there is none.';
+COMMENT ON COLUMN evaluations.n IS 'Sample size, in n_unit.';
+COMMENT ON COLUMN evaluations.n_unit IS 'What n counts: clusters (sequences that share groups of documents) or decisions.';
+COMMENT ON COLUMN evaluations.note IS 'What a reader must know beside the numbers.';
+
+COMMENT ON TABLE policy_gains IS 'A row a (layer, measure, coverage): held-out agreement of all tables of the policy over that of tables by token id alone, each taking the entries it is surest of; no rows for a policy of token tables alone.';
+COMMENT ON COLUMN policy_gains.measure IS 'set_agreement or recall_at_k, with the router on the held-out trace.';
+COMMENT ON COLUMN policy_gains.coverage IS 'Share of the layer''s decisions that are taken from the tables, the same for both.';
+COMMENT ON COLUMN policy_gains.token_tables IS 'Agreement of tables by token id alone.';
+COMMENT ON COLUMN policy_gains.all_tables IS 'Agreement of all tables.';
+COMMENT ON COLUMN policy_gains.gain IS 'all_tables - token_tables.';
+COMMENT ON COLUMN policy_gains.low IS 'Lower end of the gain''s confidence interval; null with too few clusters.';
+COMMENT ON COLUMN policy_gains.high IS 'Upper end of the gain''s confidence interval; null with too few clusters.';
+
+COMMENT ON TABLE policy_frequencies IS 'A row a (arm, layer, range of occurrences of the token id in the capture split): agreement with the router on the held-out trace, every decision taken from its entry, however sure that is.';
+COMMENT ON COLUMN policy_frequencies.arm IS 'policy: all its tables; token_table: the one by token id alone.';
+COMMENT ON COLUMN policy_frequencies.layer IS 'MoE layer, from 0; null: all layers together.';
+COMMENT ON COLUMN policy_frequencies.from_count IS 'Least occurrences of the range.';
+COMMENT ON COLUMN policy_frequencies.to_count IS 'Most occurrences of the range; null: no end.';
+COMMENT ON COLUMN policy_frequencies.decisions IS 'Held-out decisions on such tokens; with layer null, of all layers.';
+COMMENT ON COLUMN policy_frequencies.set_agreement IS 'Share of them whose whole set of experts is the router''s.';
+COMMENT ON COLUMN policy_frequencies.low IS 'Lower end of its confidence interval; null with too few clusters.';
+COMMENT ON COLUMN policy_frequencies.high IS 'Upper end of its confidence interval; null with too few clusters.';
+
+COMMENT ON TABLE certificates IS 'A row a promise of the policy''s certificate; all of a run hold together with the confidence.';
+COMMENT ON COLUMN certificates.layer IS 'MoE layer, from 0; null: the promise is about all layers together.';
+COMMENT ON COLUMN certificates.promise IS 'set_agreement (of fast and cached decisions with the router in the running model), learned_share, or clipped_loss_increase (nats a token; sequences beyond the clip count as the clip).';
+COMMENT ON COLUMN certificates.direction IS 'at least or at most.';
+COMMENT ON COLUMN certificates.bound IS 'What is promised.';
+COMMENT ON COLUMN certificates.estimate IS 'What was seen on the text that it was certified on.';
+COMMENT ON COLUMN certificates.confidence IS 'Probability with which all promises of the run hold together.';
+COMMENT ON COLUMN certificates.clusters IS 'Clusters of sequences that the bound rests on.';
+COMMENT ON COLUMN certificates.sequences IS 'Sequences of the text, the same for all promises.';
+COMMENT ON COLUMN certificates.method IS 'How the bound was made.';
+COMMENT ON COLUMN certificates.guarantee IS 'What holds for bounds of this method.';
+
+COMMENT ON TABLE transfer IS 'A row a (domain that a policy was made on, domain that it was evaluated on, measure): no rows for a corpus of one domain.';
+COMMENT ON COLUMN transfer.made_on IS 'Domain whose text alone the policy was fitted to and calibrated on; all: the policy of the run.';
+COMMENT ON COLUMN transfer.evaluated_on IS 'Domain whose held-out text the model ran on.';
+COMMENT ON COLUMN transfer.measure IS 'loss_difference (nats a token, to the plain model on the same text), coverage, set_agreement or recall_at_k; no row where it is not defined.';
+COMMENT ON COLUMN transfer.value IS 'Its value.';
+COMMENT ON COLUMN transfer.low IS 'Lower end of its confidence interval; null with too few clusters.';
+COMMENT ON COLUMN transfer.high IS 'Upper end of its confidence interval; null with too few clusters.';
+COMMENT ON COLUMN transfer.n IS 'Sample size, in n_unit.';
+COMMENT ON COLUMN transfer.n_unit IS 'What n counts: clusters or decisions.';
+
 COMMENT ON TABLE traces IS 'A row a decision, in order: one token at one layer, read from the trace files when queried (only for splits that were traced). File paths are relative to the folder that the workflow ran in; from elsewhere, SET file_search_path first.';
 COMMENT ON COLUMN traces.sequence IS 'Number of the sequence within the split, over all shards.';
 COMMENT ON COLUMN traces.position IS 'Place in the sequence, from 0.';

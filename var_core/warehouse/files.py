@@ -11,6 +11,16 @@ from var_core.statistics.tables import SCHEMAS
 
 TRACE_KIND = "trace"
 
+EVALUATION_FILES = {
+    "policies": "policies.parquet",
+    "evaluations": "evaluations.parquet",
+    "policy_gains": "gains.parquet",
+    "policy_frequencies": "frequencies.parquet",
+    "certificates": "certificates.parquet",
+    "transfer": "transfer.parquet",
+}
+"""Table -> file in the folder ``evaluation`` of a run that has a policy; it has all of them or none."""
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -38,6 +48,8 @@ class RunFiles:
         ``documents.parquet`` of the corpus, or of the recording, where it is there.
     segments : Path or None, optional
         ``segments.parquet``, measured on the traces, where it is there.
+    evaluation : mapping of str to Path, optional
+        Table -> file of :data:`EVALUATION_FILES`; empty for a run without a policy.
     """
 
     run: str
@@ -54,6 +66,7 @@ class RunFiles:
     shard_expert_counts: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     documents: Path | None = None
     segments: Path | None = None
+    evaluation: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def in_results(
@@ -63,6 +76,7 @@ class RunFiles:
         corpus: str,
         shards: Mapping[str, int] | None = None,
         traced: Collection[str] | None = None,
+        evaluated: bool | None = None,
     ) -> "RunFiles":
         """Find the files of a run in a results folder.
 
@@ -79,6 +93,9 @@ class RunFiles:
         traced : collection of str, optional
             Splits that keep a trace; traces of others, left by an earlier configuration, are passed over. Without
             it, the splits with trace files.
+        evaluated : bool, optional
+            Whether the run has an evaluated policy; files of one left by an earlier configuration, or being written
+            meanwhile, are passed over. Without it, whether one of the files is there: then all of them are named.
 
         Returns
         -------
@@ -92,6 +109,10 @@ class RunFiles:
         segments = folder / "statistics" / "segments.parquet"
         recorded = folder / "corpus" / "documents.parquet"
         documents = recorded if recorded.exists() else results / "corpora" / corpus / "documents.parquet"
+
+        evaluation = {table: folder / "evaluation" / name for table, name in EVALUATION_FILES.items()}
+        if evaluated is None:
+            evaluated = any(path.exists() for path in evaluation.values())
 
         numbers = {
             split: shards[split] if shards else _merged_shards(folder / "statistics" / split)
@@ -124,6 +145,7 @@ class RunFiles:
             shard_expert_counts=captured("expert_counts", COUNTED_SPLITS),
             documents=documents if documents.exists() else None,
             segments=segments if segments.exists() else None,
+            evaluation=evaluation if evaluated else {},
         )
 
     @property

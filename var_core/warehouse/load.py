@@ -102,6 +102,8 @@ def load_small(connection: Connection, files: RunFiles, provenance: Mapping[str,
     if files.verdicts is not None:
         rows = connection.read_parquet(str(files.verdicts))
         _load_open_table(connection, files.run, "hypotheses", files.verdicts, rows)
+    for table, path in files.evaluation.items():
+        _load_table(connection, files.run, table, path)
 
 
 def _load_layers(connection: Connection, run: str, record: Mapping[str, Any]) -> None:
@@ -179,6 +181,16 @@ def _load_run(connection: Connection, files: RunFiles, provenance: Mapping[str, 
         canonical_json(sources),
     )
     connection.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(values))})", values)
+
+
+def _load_table(connection: Connection, run: str, table: str, path: Path) -> None:
+    """Insert the rows of a Parquet file that has the columns of the table, but for the run."""
+    rows = connection.read_parquet(str(path))
+    expected = [name for (name,) in connection.execute(f"SELECT column_name FROM (DESCRIBE {table})").fetchall()][1:]
+    if rows.columns != expected:
+        odd = ", ".join(sorted(set(rows.columns) ^ set(expected))) or "their order"
+        raise VarError(f"{path}: has other columns than {table} should have ({odd}); run its stage again")
+    connection.execute(f"INSERT INTO {table} SELECT $run, * FROM read_parquet({literal(str(path))})", {"run": run})
 
 
 def _load_open_table(connection: Connection, run: str, table: str, path: Path, rows: Relation) -> None:

@@ -1,12 +1,13 @@
 """Do the files of a run belong together? What their provenance records say, compared before anything is read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from var_core.errors import VarError
-from var_core.files import canonical_json
+from var_core.files import canonical_json, digest_of
 from var_core.parquet import read_provenance
 from var_core.statistics.tables import SCHEMAS
 from var_core.traces.schema import TRACE
@@ -58,7 +59,31 @@ def check_provenance(files: RunFiles) -> dict[str, dict[str, Any]]:
             _require(path, key, record[key], first[key], files.run)
     if not records:
         raise VarError(f"{files.run}: no statistics files are named, so there is nothing to load")
+    _check_evaluation(files, records.get("capture", next(iter(records.values()))))
     return records
+
+
+def _check_evaluation(files: RunFiles, statistics: Mapping[str, Any]) -> None:
+    """Check that the tables of an evaluation are of one policy, made from this run's `statistics`, or of its text."""
+    made_from = {
+        "model": statistics["model"]["digest"],
+        "corpus": statistics["corpus"].get("digest"),
+        "statistics": digest_of(statistics),
+    }
+    policies: list[object] = []
+    for path in files.evaluation.values():
+        record = read_provenance(path)
+        policy, text = record.get("policy"), record.get("text")
+        if policy is None and text is None:
+            raise VarError(f"{path}: its provenance does not say its policy; run its stage again")
+        if text is not None:
+            _require(path, "run", text["run"], files.run, files.run)
+            _require(path, "corpus", text["corpus"], statistics["corpus"], files.run)
+        if policy is not None:
+            for key, digest in made_from.items():
+                _require(path, key, policy.get(key), digest, files.run)
+            policies.append(policy)
+            _require(path, "policy", policy, policies[0], files.run)
 
 
 def _check_columns(path: Path, kind: str) -> None:

@@ -20,6 +20,12 @@ TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "segments": ("split", "domain", "layer", "window_length", "uses"),
     "training": ("step",),
     "hypotheses": ("hypothesis", "form", "variant", "layer", "measure"),
+    "policies": ("layer",),
+    "evaluations": ("arm", "layer", "measure"),
+    "policy_gains": ("layer", "measure", "coverage"),
+    "policy_frequencies": ("arm", "layer", "from_count"),
+    "certificates": ("promise", "layer"),
+    "transfer": ("made_on", "evaluated_on", "measure"),
 }
 """Table -> columns that, with ``run``, identify a row."""
 
@@ -40,7 +46,7 @@ COMMON_COLUMNS: dict[str, str] = {
 """Comments on columns that mean the same in every table and view."""
 
 _FOLDER = Path(__file__).resolve().parent
-_VIEW_FILES = ("views_tokens.sql", "views_prediction.sql", "views_layers.sql")
+_VIEW_FILES = ("views_tokens.sql", "views_prediction.sql", "views_layers.sql", "views_policies.sql")
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:

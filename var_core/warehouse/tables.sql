@@ -186,3 +186,82 @@ CREATE TABLE hypotheses (
     verdict          VARCHAR NOT NULL,
     note             VARCHAR NOT NULL
 );
+
+-- Of a run with a policy; the columns are those of the files, in their order.
+CREATE TABLE policies (
+    run            VARCHAR NOT NULL,
+    layer          SMALLINT NOT NULL,
+    predicate      VARCHAR NOT NULL,
+    threshold      DOUBLE,
+    weights        VARCHAR NOT NULL,
+    token_entries  BIGINT NOT NULL,
+    token_usable   BIGINT NOT NULL,
+    pair_entries   BIGINT NOT NULL,
+    pair_usable    BIGINT NOT NULL,
+    settings       JSON NOT NULL,
+    made_from      JSON NOT NULL
+);
+
+CREATE TABLE evaluations (
+    run         VARCHAR NOT NULL,
+    arm         VARCHAR NOT NULL,
+    layer       SMALLINT,
+    measure     VARCHAR NOT NULL,
+    value       DOUBLE,
+    low         DOUBLE,
+    high        DOUBLE,
+    confidence  DOUBLE,
+    n           BIGINT NOT NULL,
+    n_unit      VARCHAR NOT NULL,
+    note        VARCHAR NOT NULL
+);
+
+CREATE TABLE policy_gains (
+    run           VARCHAR NOT NULL,
+    layer         SMALLINT NOT NULL,
+    measure       VARCHAR NOT NULL,
+    coverage      DOUBLE NOT NULL,
+    token_tables  DOUBLE NOT NULL,
+    all_tables    DOUBLE NOT NULL,
+    gain          DOUBLE NOT NULL,
+    low           DOUBLE,
+    high          DOUBLE
+);
+
+CREATE TABLE policy_frequencies (
+    run            VARCHAR NOT NULL,
+    arm            VARCHAR NOT NULL,
+    layer          SMALLINT,
+    from_count     BIGINT NOT NULL,
+    to_count       BIGINT,
+    decisions      BIGINT NOT NULL,
+    set_agreement  DOUBLE NOT NULL,
+    low            DOUBLE,
+    high           DOUBLE
+);
+
+CREATE TABLE certificates (
+    run         VARCHAR NOT NULL,
+    layer       SMALLINT,
+    promise     VARCHAR NOT NULL,
+    direction   VARCHAR NOT NULL,
+    bound       DOUBLE NOT NULL,
+    estimate    DOUBLE NOT NULL,
+    confidence  DOUBLE NOT NULL,
+    clusters    BIGINT NOT NULL,
+    sequences   BIGINT NOT NULL,
+    method      VARCHAR NOT NULL,
+    guarantee   VARCHAR NOT NULL
+);
+
+CREATE TABLE transfer (
+    run           VARCHAR NOT NULL,
+    made_on       VARCHAR NOT NULL,
+    evaluated_on  VARCHAR NOT NULL,
+    measure       VARCHAR NOT NULL,
+    value         DOUBLE,
+    low           DOUBLE,
+    high          DOUBLE,
+    n             BIGINT NOT NULL,
+    n_unit        VARCHAR NOT NULL
+);
