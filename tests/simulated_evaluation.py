@@ -110,7 +110,13 @@ def promise_rows(layers: int) -> list[dict]:
         "confidence": 0.95, "clusters": 12, "sequences": SEQUENCES, "method": "betting", "guarantee": "finite samples",
     }  # fmt: skip
     agreement = [
-        {"layer": layer, "promise": "set_agreement", "direction": "at least", "bound": 0.6, "estimate": 0.7 + layer / 50}
+        {
+            "layer": layer,
+            "promise": "set_agreement",
+            "direction": "at least",
+            "bound": 0.6,
+            "estimate": 0.7 + layer / 50,
+        }
         for layer in range(layers)
     ]
     whole = [

@@ -136,8 +136,13 @@ def test_the_whole_command_is_quick(many, tmp_path, config):
 
 def test_other_stages_and_other_runs(results, config: Config):
     own = results / "mine" / "text"
-    for name in ("hypotheses/verdicts.json", "policy/policy.json", "evaluation/plain.losses.parquet",
-                 "figures/expert_load.png", "figures/coactivation.png"):
+    for name in (
+        "hypotheses/verdicts.json",
+        "policy/policy.json",
+        "evaluation/plain.losses.parquet",
+        "figures/expert_load.png",
+        "figures/coactivation.png",
+    ):
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         (own / name).touch()
     with pytest.raises(SystemExit), logged(results / "logs" / "build_warehouse.log"):

@@ -5,12 +5,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from var_core.errors import VarError
 from var_core.parquet import read_provenance, write_table
 from var_core.warehouse.check import Check
 from var_core.warehouse.checks import check_run
 from var_core.warehouse.policy_checks import POLICY_CHECKS
 from var_core.warehouse.run import open_run
-from var_core.errors import VarError
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from var_core.warehouse.check import Check
 from var_core.warehouse.policy_checks import POLICY_CHECKS
 from var_core.warehouse.schema import TABLE_KEYS, identifier
 
-
 _COUNTS_BY_DOMAIN = """
 CREATE OR REPLACE TEMP TABLE checked_counts AS
 SELECT split, domain, layer, expert, sum(chosen) AS chosen, sum(first) AS first, sum(weight_sum) AS weight_sum
