@@ -141,7 +141,7 @@ def test_a_difference_of_rounding_is_none(check):
         (
             "policy_frequencies",
             setting("decisions", lambda decisions: decisions + 1, arm="policy", layer=1, from_count=10),
-            "table policy_frequencies: arm policy, tokens of 10 occurrences on, has 520 decisions, but 521 at its layers",
+            "table policy_frequencies: arm policy, tokens of 10 occurrences on, has 520 decisions, but 521 at its",
         ),
         (
             "transfer",
