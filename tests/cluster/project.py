@@ -25,10 +25,13 @@ SMALL["capture"] = {
     # Two a shard: large enough to have checkpoints, and one to be shared where two jobs are at it.
     "micro_shards": {"capture": 4, "calibration": 1, "tuning": 1, "heldout": 1},
     "batch_sequences": 1,
+    "trace": ["calibration", "tuning", "heldout"],
     "checkpoint_tokens": 8_000,
     "lock_stale_s": 10,
     "lock_wait_s": 60,
 }
+# A policy asks nothing of a cluster that a capture does not.
+SMALL["policy"] = {"enabled": False, "tables": ["token"]}
 PATIENCE = {
     "VAR_SLURM_QUERY_S": "1",
     "VAR_SLURM_TIMEOUT_S": "5",

@@ -26,7 +26,7 @@ def test_the_page_s_program_makes_a_whole_run_without_snakemake(program, tmp_pat
         [sys.executable, "-c", program + ending], cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert {line.split()[0] for line in result.stdout.splitlines()} == {"H1", "H2", "H3", "H4"}
+    assert {line.split()[0] for line in result.stdout.splitlines()} == {"H1", "H2", "H3", "H4", "entries"}
     run = tmp_path / "results/tiny/letters"
     verdicts = json.loads((run / "hypotheses/verdicts.json").read_text(encoding="utf-8"))
     assert verdicts["provenance"]["code"] == "notebook"
@@ -40,7 +40,7 @@ def test_the_page_calls_what_the_workflow_s_scripts_call(program, tmp_path):
     stages = ("write_documents", "train_demo_model", "pack_sequences", "capture_shard", "merge_statistics")
     needed = {
         module
-        for stage in (*stages, "measure_segments", "test_hypotheses", "draw_figure")
+        for stage in (*stages, "measure_segments", "test_hypotheses", "draw_figure", "make_policy")
         for module in import_closure(ROOT / f"workflow_scripts/{stage}.py")
     }
     assert needed - set(import_closure(page)) <= {"var_core.job", "var_core.gpus"}, "what only jobs need"

@@ -44,6 +44,7 @@ SMALL = {
     "sequences": {"length": 64},
     "capture": {"shards": {"capture": 3, "calibration": 1, "heldout": 1}, "checkpoint_tokens": 4000},
     "hypotheses": {"permutations": 50, "bootstrap": 50, "h2": {"goodness_of_fit_draws": 5}},
+    "evaluation": {"max_sequences": 48, "sequences_per_cluster": 2, "thresholds": [0.5], "bootstrap": 50},
     "figures": {"dpi": 60},
 }
 
