@@ -1,8 +1,9 @@
-"""Evaluation: the model on held-out text under the policy and beside it, one job an arm; and what comes of them."""
+"""Evaluation: the model on held-out text under the policy and beside it, in a few jobs; and what comes of them."""
 
-from var_core.evaluation.names import PLAIN, POLICY, arm_names
+from var_core.evaluation.names import POLICY, parts
 
-ARMS = arm_names(CONFIG.evaluation)
+# Part, which is a job -> arms.
+ARMS = parts(CONFIG.evaluation)
 
 
 def evaluation_settings(wildcards, input):
@@ -14,7 +15,7 @@ def evaluation_settings(wildcards, input):
     }
 
 
-rule evaluate_arm:
+rule evaluate_controls:
     input:
         unpack(recorded_files),
         policy=policy_files,
@@ -22,15 +23,15 @@ rule evaluate_arm:
         model="results/models/{model}/model.json",
         folder=demo_folder,
     output:
-        losses="results/{model}/{corpus}/evaluation/{arm}.losses.parquet",
-        ways="results/{model}/{corpus}/evaluation/{arm}.ways.parquet",
+        losses="results/{model}/{corpus}/evaluation/{part}.losses.parquet",
+        ways="results/{model}/{corpus}/evaluation/{part}.ways.parquet",
     log:
-        "results/logs/evaluate_arm/{model}/{corpus}/{arm}.log",
+        "results/logs/evaluate_controls/{model}/{corpus}/{part}.log",
     benchmark:
-        "results/benchmarks/evaluate_arm/{model}/{corpus}/{arm}.jsonl"
+        "results/benchmarks/evaluate_controls/{model}/{corpus}/{part}.jsonl"
     wildcard_constraints:
         model=one_of(RUN_MODELS),
-        arm=one_of([arm for arm in ARMS if arm != POLICY]),
+        part=one_of([part for part in ARMS if part != POLICY]),
     threads: 1
     resources:
         mem_mb=lambda w, attempt: 6000 * attempt,
@@ -51,15 +52,16 @@ rule evaluate_arm:
         ),
         policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
         settings=evaluation_settings,
-        arm=lambda w: w.arm,
-        code=code_of("evaluate_arm.py"),
+        part=lambda w: w.part,
+        arms=lambda w: ARMS[w.part],
+        code=code_of("evaluate_part.py"),
     message:
-        "Evaluating {wildcards.model} on {wildcards.corpus}: {params.arm}"
+        "Evaluating {wildcards.model} on {wildcards.corpus}: {params.arms}"
     script:
-        "../workflow_scripts/evaluate_arm.py"
+        "../workflow_scripts/evaluate_part.py"
 
 
-use rule evaluate_arm as evaluate_policy with:
+use rule evaluate_controls as evaluate_policy with:
     output:
         losses="results/{model}/{corpus}/evaluation/policy.losses.parquet",
         ways="results/{model}/{corpus}/evaluation/policy.ways.parquet",
@@ -85,8 +87,9 @@ use rule evaluate_arm as evaluate_policy with:
         ),
         policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
         settings=evaluation_settings,
-        arm=POLICY,
-        code=code_of("evaluate_arm.py"),
+        part=POLICY,
+        arms=ARMS[POLICY],
+        code=code_of("evaluate_part.py"),
 
 
 rule evaluate_transfer:
@@ -168,8 +171,8 @@ rule compare_policies:
         unpack(recorded_files),
         policy=policy_files,
         arms=[
-            f"results/{{model}}/{{corpus}}/evaluation/{arm}.{kind}.parquet"
-            for arm in ARMS
+            f"results/{{model}}/{{corpus}}/evaluation/{part}.{kind}.parquet"
+            for part in ARMS
             for kind in ("losses", "ways")
         ],
         traces=lambda w: shard_files(w, "trace", "heldout"),

@@ -31,10 +31,7 @@ rule certify_policy:
     input:
         policy=policy_files,
         trace="results/{model}/{corpus}/evaluation/policy.trace.parquet",
-        losses=[
-            f"results/{{model}}/{{corpus}}/evaluation/{arm}.losses.parquet"
-            for arm in (PLAIN, POLICY)
-        ],
+        losses="results/{model}/{corpus}/evaluation/policy.losses.parquet",
         documents=documents_file,
     output:
         certificate="results/{model}/{corpus}/policy/certificate.json",

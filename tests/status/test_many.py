@@ -139,7 +139,7 @@ def test_other_stages_and_other_runs(results, config: Config):
     for name in (
         "hypotheses/verdicts.json",
         "policy/policy.json",
-        "evaluation/plain.losses.parquet",
+        "evaluation/policy.losses.parquet",
         "figures/expert_load.png",
         "figures/coactivation.png",
     ):
@@ -147,7 +147,7 @@ def test_other_stages_and_other_runs(results, config: Config):
         (own / name).touch()
     with pytest.raises(SystemExit), logged(results / "logs" / "build_warehouse.log"):
         raise VarError("results/var.duckdb: no room")
-    with pytest.raises(SystemExit), logged(results / "logs" / "evaluate_arm" / "mine" / "text" / "oracle.log"):
+    with pytest.raises(SystemExit), logged(results / "logs" / "evaluate_controls" / "mine" / "text" / "controls-1.log"):
         raise VarError("the model's decisions cannot be replaced")
     with logged(results / "logs" / "fetch_model" / "mine.log"):
         pass
@@ -157,11 +157,11 @@ def test_other_stages_and_other_runs(results, config: Config):
     states = {stage.name: (stage.state, stage.done, stage.total) for stage in stages}
     assert states == {
         "model": ("begun", 0, 1), "corpus": ("done", 1, 1), "statistics": ("waiting", 0, 7),
-        "hypotheses": ("done", 1, 1), "policy": ("done", 1, 1), "evaluation": ("failed", 1, 17),
+        "hypotheses": ("done", 1, 1), "policy": ("done", 1, 1), "evaluation": ("failed", 1, 7),
         "certificate": ("waiting", 0, 1), "figures": ("waiting", 2, 7), "report": ("waiting", 0, 1),
     }  # fmt: skip
     (evaluation,) = (stage for stage in stages if stage.name == "evaluation")
-    assert "cannot be replaced" in evaluation.lines[-1] and "evaluate_arm" in evaluation.log
+    assert "cannot be replaced" in evaluation.lines[-1] and "evaluate_controls" in evaluation.log
     assert status.warehouse.state == "failed" and "no room" in status.warehouse.lines[-1]
     assert status.others == ("old/words",)
     text = as_text(status, 20)

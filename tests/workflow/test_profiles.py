@@ -94,13 +94,13 @@ def jobs(result: subprocess.CompletedProcess[str]) -> dict[str, int]:
 
 def test_a_dry_run_for_one_machine(project):
     planned = jobs(snakemake(project, "--dry-run", "--profile", "profiles/local"))
-    assert (planned["capture_traced_shard"], planned["evaluate_arm"], planned["build_warehouse"]) == (13, 13, 1)
+    assert (planned["capture_traced_shard"], planned["evaluate_controls"], planned["build_warehouse"]) == (13, 3, 1)
 
 
 def test_a_dry_run_for_kubernetes_looks_for_everything_in_the_bucket(project, storage):
     result = snakemake(project, "--dry-run", "--profile", "profiles/kubernetes", **storage)
     planned = jobs(result)
-    assert (planned["capture_traced_shard"], planned["evaluate_arm"], planned["build_warehouse"]) == (13, 13, 1)
+    assert (planned["capture_traced_shard"], planned["evaluate_controls"], planned["build_warehouse"]) == (13, 3, 1)
     text = result.stdout + result.stderr
     assert "s3://my-bucket/var/results/var.duckdb (in storage)" in text
     assert "dummy-secret" not in text

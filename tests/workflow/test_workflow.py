@@ -77,7 +77,7 @@ def test_a_missing_path_is_one_line_and_leaves_nothing(project):
 def test_edited_and_added_text_is_read_again_and_a_key_given_twice_is_refused(project):
     text = project.folder / "text"
     text.mkdir()
-    for number in range(20):
+    for number in range(60):
         (text / f"{number}.txt").write_text(f"Document {number} says something of its own.")
     corpora = SMALL["corpora"] | {"own": {"source": "files", "format": "text", "domains": {"prose": ["text/*.txt"]}}}
     runs = [{"model": "tiny", "corpus": "own"}]
@@ -85,9 +85,9 @@ def test_edited_and_added_text_is_read_again_and_a_key_given_twice_is_refused(pr
     written = ("--configfile", "own.yaml", "--until", "write_documents", "--", "results/corpora/own/manifest.json")
     assert project.snakemake(*written).returncode == 0
     assert project.planned(*written) == set()
-    (text / "20.txt").write_text("One more.")
+    (text / "60.txt").write_text("One more.")
     assert project.planned(*written) == {"write_documents"}
-    (text / "20.txt").unlink()
+    (text / "60.txt").unlink()
     (text / "3.txt").write_text("Edited.")
     assert project.planned(*written) == {"write_documents"}
     (project.folder / "twice.yaml").write_text("capture: {seed: 1, seed: 2}\n")

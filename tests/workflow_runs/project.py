@@ -104,7 +104,10 @@ class Project:
         return set(self.plan(*arguments).jobs)
 
 
-TARGETS = {"all", "corpus", "model", "capture", "statistics", "hypotheses", "warehouse", "figures", "report"}
+TARGETS = {
+    "all", "corpus", "model", "capture", "statistics", "hypotheses", "policy", "evaluation", "certificate", "warehouse",
+    "figures", "report",
+}  # fmt: skip
 
 
 def read_plan(text: str) -> Plan:

@@ -93,6 +93,8 @@ class EvaluationConfig(Block):
     """sequences at most that share a group of documents; those that do are one unit of all intervals and bounds"""
     batch_sequences: PositiveInt = 8
     """sequences a forward pass"""
+    jobs: PositiveInt = 3
+    """jobs that the controls and the other policies are shared out among; the policy itself is one more"""
     thresholds: Annotated[tuple[float, ...], Distinct] = (0.0, 0.5, 0.7, 0.9)
     """agreement thresholds beside the policy's own, for the curve of quality against coverage"""
     margin: float = Field(0.05, gt=0)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 
 from var_core.config.policy import CertificateConfig
 from var_core.errors import VarError
@@ -22,7 +23,7 @@ def certify_evaluated(policy: Path, evaluation: Path, documents: Path, config: C
     policy : Path
         Its folder.
     evaluation : Path
-        Folder with the arms ``plain`` and ``policy``.
+        Folder with the files of its part ``policy``.
     documents : Path
         ``documents.parquet`` of the corpus.
     config : CertificateConfig
@@ -32,7 +33,8 @@ def certify_evaluated(policy: Path, evaluation: Path, documents: Path, config: C
     VarError
         If the two arms were not run on the same sequences, or nothing can be certified on them.
     """
-    plain, own = (read_table(evaluation / f"{arm}.losses.parquet") for arm in (names.PLAIN, names.POLICY))
+    losses_of = read_table(evaluation / f"{names.POLICY}.losses.parquet")
+    plain, own = (losses_of.filter(pc.field("arm") == arm) for arm in (names.PLAIN, names.POLICY))
     for column in _SAME:
         if not plain[column].equals(own[column]):
             raise VarError(f"{evaluation}: the plain model and the policy ran on other sequences; evaluate both again")

@@ -11,7 +11,7 @@ from var_core.config.policy import EvaluationConfig, PolicyConfig
 from var_core.evaluation import names
 from var_core.evaluation.on_traces import FREQUENCIES, GAINS, HeldOut, frequency_rows, gain_rows
 from var_core.evaluation.report import arm_lines, gain_lines, report_text
-from var_core.evaluation.results import EVALUATIONS, ArmResult, as_table, evaluation_rows
+from var_core.evaluation.results import EVALUATIONS, as_table, evaluation_rows, read_arms
 from var_core.evaluation.verdict import verdict
 from var_core.files import canonical_json, read_json, write_json, write_text
 from var_core.parquet import write_table
@@ -79,7 +79,7 @@ def compare_policies(
         Digest of the stage's code.
     """
     policy, certificate = load_policy(policy_folder), read_certificate(policy_folder)
-    rows = evaluation_rows([ArmResult.read(folder, arm) for arm in names.arm_names(config)], config)
+    rows = evaluation_rows(read_arms(folder, config), config)
     held_out = HeldOut.of(traces, recorded.documents)
     gains = gain_rows(policy.tables, held_out, recorded, policy_config, config)
     by_arm = {names.TOKEN_TABLE: token_only(policy.tables), names.POLICY: policy.tables}

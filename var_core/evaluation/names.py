@@ -33,6 +33,16 @@ def arm_names(config: EvaluationConfig) -> list[str]:
     return [*MEANINGS, *map(threshold_arm, config.thresholds)]
 
 
+def parts(config: EvaluationConfig) -> dict[str, list[str]]:
+    """Part, which is a job -> arms that it runs the model under, one after another.
+
+    The plain model and the policy are a part of their own, ``policy``, for the certificate rests on these two.
+    """
+    others = [arm for arm in arm_names(config) if arm not in (PLAIN, POLICY)]
+    jobs = min(config.jobs, len(others))
+    return {POLICY: [PLAIN, POLICY], **{f"controls-{job}": others[job::jobs] for job in range(jobs)}}
+
+
 def meaning(arm: str) -> str:
     """What an arm is, in words."""
     if arm in MEANINGS:

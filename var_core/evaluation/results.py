@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from var_core.config.policy import EvaluationConfig
@@ -62,9 +63,16 @@ class ArmResult:
     ways: Floats | None
 
     @classmethod
-    def read(cls, folder: Path, arm: str) -> "ArmResult":
-        """Read an arm's files."""
-        losses, ways = (read_table(folder / f"{arm}.{kind}.parquet") for kind in ("losses", "ways"))
+    def of(cls, arm: str, losses: pa.Table, ways: pa.Table) -> "ArmResult":
+        """Take an arm's rows.
+
+        Raises
+        ------
+        VarError
+            If there are none.
+        """
+        if not len(losses):
+            raise VarError(f"evaluation: arm {arm} was not run; run the evaluation stage again")
         scores = SequenceScores(losses["nll_sum"].to_numpy(), losses["predicted"].to_numpy())
         found = None
         if len(ways):
@@ -79,6 +87,25 @@ class ArmResult:
         own = self.domain == domain
         ways = None if self.ways is None else self.ways[:, own]
         return ArmResult(self.arm, self.scores.subset(own), self.cluster[own], self.domain[own], ways)
+
+
+def read_arms(folder: Path, config: EvaluationConfig) -> list[ArmResult]:
+    """Read the files of all parts of an evaluation; the plain model comes first.
+
+    Raises
+    ------
+    VarError
+        If an arm is in none of them.
+    """
+    parts = names.parts(config)
+    losses, ways = (
+        pa.concat_tables([read_table(folder / f"{part}.{kind}.parquet") for part in parts])
+        for kind in ("losses", "ways")
+    )
+    return [
+        ArmResult.of(arm, losses.filter(pc.field("arm") == arm), ways.filter(pc.field("arm") == arm))
+        for arm in names.arm_names(config)
+    ]
 
 
 @dataclass(frozen=True)

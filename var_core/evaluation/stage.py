@@ -1,7 +1,7 @@
-"""Running one arm of an evaluation, as a job does."""
+"""Running arms of an evaluation, as a job does."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from var_core.models.loading import load_causal_model
 from var_core.parquet import read_provenance, write_table
 from var_core.policy.attach import find_weightings
 from var_core.policy.make import Recorded, choose_rows
+from var_core.policy.runtime import Observer
 from var_core.policy.settings import PolicySettings
 from var_core.policy.store import Policy, load_policy
 from var_core.policy.tables import PolicyTables
@@ -41,6 +42,7 @@ from var_core.routing.sites import find_sites
 
 LOSSES = pa.schema(
     [
+        pa.field("arm", pa.string(), nullable=False),
         pa.field("sequence", pa.int32(), nullable=False),
         pa.field("cluster", pa.int32(), nullable=False),
         pa.field("domain", pa.string(), nullable=False),
@@ -48,10 +50,11 @@ LOSSES = pa.schema(
         pa.field("nll_sum", pa.float64(), nullable=False),
     ]
 )
-"""A row a sequence: its number in the split, its cluster and domain, predicted tokens, and their loss in nats."""
+"""A row an (arm, sequence): its number in the split, cluster and domain; predicted tokens and their loss in nats."""
 
 WAYS = pa.schema(
     [
+        pa.field("arm", pa.string(), nullable=False),
         pa.field("sequence", pa.int32(), nullable=False),
         pa.field("layer", pa.int16(), nullable=False),
         pa.field("way", pa.string(), nullable=False),
@@ -60,7 +63,7 @@ WAYS = pa.schema(
         pa.field("recall_at_k", pa.float64(), nullable=False),
     ]
 )
-"""A row a (sequence, layer, way): decisions, and their agreement with the router, summed."""
+"""A row an (arm, sequence, layer, way): decisions, and their agreement with the router, summed."""
 
 
 @dataclass(frozen=True)
@@ -135,16 +138,18 @@ class Sources:
         return Subject(loaded.model, sites, policy.layout, weightings)
 
 
-def evaluate_arm(sources: Sources, arm: str, output: Path, code: str) -> None:
-    """Run an arm and write its losses and ways; of the policy itself, the router's decisions in its shadow too.
+def evaluate_part(sources: Sources, part: str, arms: Sequence[str], output: Path, code: str) -> None:
+    """Run some arms and write their losses and ways; of the policy itself, the router's decisions in its shadow too.
 
     Parameters
     ----------
     sources : Sources
-    arm : str
-        One of :func:`var_core.evaluation.names.arm_names`.
+    part : str
+        Name of the files.
+    arms : sequence of str
+        Of :func:`var_core.evaluation.names.arm_names`.
     output : Path
-        Folder for ``{arm}.losses.parquet``, ``{arm}.ways.parquet`` and ``{arm}.trace.parquet``.
+        Folder for ``{part}.losses.parquet``, ``{part}.ways.parquet``, and for the policy ``policy.trace.parquet``.
     code : str
         Digest of the stage's code.
 
@@ -157,7 +162,7 @@ def evaluate_arm(sources: Sources, arm: str, output: Path, code: str) -> None:
     text, subject = sources.text(), sources.subject(policy)
     provenance = {
         "stage": "evaluation",
-        "arm": arm,
+        "arms": list(arms),
         "policy": policy.made_from,
         "text": {key: read_provenance(sources.shards[0])[key] for key in ("run", "split", "corpus", "tokenizer")},
         "sequences": len(text),
@@ -165,25 +170,34 @@ def evaluate_arm(sources: Sources, arm: str, output: Path, code: str) -> None:
         "config": sources.config.model_dump(mode="json"),
         "code": code,
     }
-    with _progress(text, f"evaluate {arm}") as progress, ExitStack() as stack:
-        if arm == names.PLAIN:
-            result = run_plain(subject, text, progress.advance)
-        elif arm == names.ORACLE:
-            result = run_oracle(subject, text, progress.advance)
-        else:
-            tables, settings = arm_policy(arm, policy, sources)
-            observers = []
-            if arm == names.POLICY:
-                path = output / f"{arm}.trace.parquet"
-                observers.append(stack.enter_context(ShadowTrace(path, text, policy.layout, provenance)))
-            result = run_policy(subject, text, tables, settings, progress.advance, observers)
-    write_arm(output, arm, text, result, provenance)
+    losses, ways = [], []
+    with Progress(text.input_ids.size * len(arms), "token", f"evaluate {part}") as progress:
+        for arm in arms:
+            trace = ShadowTrace(output / "policy.trace.parquet", text, policy.layout, provenance)
+            with trace if arm == names.POLICY else nullcontext():
+                observers = [trace] if arm == names.POLICY else []
+                result = _run(arm, sources, policy, subject, text, progress, observers)
+            losses.append(_losses_table(arm, text, result))
+            ways.append(_ways_table(arm, text.sequence, result))
+    write_table(output / f"{part}.losses.parquet", pa.concat_tables(losses), provenance)
+    write_table(output / f"{part}.ways.parquet", pa.concat_tables(ways), provenance)
 
 
-@contextmanager
-def _progress(text: Text, title: str) -> Iterator[Progress]:
-    with Progress(text.input_ids.size, "token", title) as progress:
-        yield progress
+def _run(
+    arm: str,
+    sources: Sources,
+    policy: Policy,
+    subject: Subject,
+    text: Text,
+    progress: Progress,
+    observers: Sequence[Observer],
+) -> Arm:
+    if arm == names.PLAIN:
+        return run_plain(subject, text, progress.advance)
+    if arm == names.ORACLE:
+        return run_oracle(subject, text, progress.advance)
+    tables, settings = arm_policy(arm, policy, sources)
+    return run_policy(subject, text, tables, settings, progress.advance, observers)
 
 
 def arm_policy(arm: str, policy: Policy, sources: Sources) -> tuple[PolicyTables, PolicySettings]:
@@ -218,24 +232,24 @@ def arm_policy(arm: str, policy: Policy, sources: Sources) -> tuple[PolicyTables
     return chosen, bare
 
 
-def write_arm(output: Path, arm: str, text: Text, result: Arm, provenance: dict[str, Any]) -> None:
-    """Write what came of an arm."""
-    losses = {
+def _losses_table(arm: str, text: Text, result: Arm) -> pa.Table:
+    columns = {
+        "arm": [arm] * len(text),
         "sequence": text.sequence,
         "cluster": text.cluster,
         "domain": text.domain,
         "predicted": result.scores.predicted,
         "nll_sum": result.scores.nll_sum,
     }
-    write_table(output / f"{arm}.losses.parquet", pa.table(losses, schema=LOSSES), provenance)
-    write_table(output / f"{arm}.ways.parquet", _ways_table(text.sequence, result), provenance)
+    return pa.table(columns, schema=LOSSES)
 
 
-def _ways_table(sequence: NDArray[np.int64], result: Arm) -> pa.Table:
+def _ways_table(arm: str, sequence: NDArray[np.int64], result: Arm) -> pa.Table:
     if result.ways is None:
         return WAYS.empty_table()
     S, L, W = result.ways.decisions.shape
     columns = {
+        "arm": [arm] * (S * L * W),
         "sequence": np.repeat(sequence, L * W),
         "layer": np.tile(np.repeat(np.arange(L), W), S),
         "way": np.tile([way.name.lower() for way in Way], S * L),

@@ -48,6 +48,7 @@ def evaluate_transfer(sources: Sources, output: Path, code: str) -> None:
     """
     provenance = {
         "stage": "transfer",
+        "policy": sources.load_policy().made_from,
         "text": {key: read_provenance(sources.shards[0])[key] for key in ("run", "split", "corpus")},
         "config": sources.config.model_dump(mode="json"),
         "code": code,

@@ -8,7 +8,7 @@ from typing import Literal
 from var_core.config.corpus import COUNTED_SPLITS
 from var_core.config.models import DemoModel, TraceModel
 from var_core.config.root import Config
-from var_core.evaluation.names import POLICY, arm_names
+from var_core.evaluation.names import POLICY, parts
 from var_core.figures.registry import figures_of
 from var_core.statistics.tables import SCHEMAS
 from var_core.status.logs import Work, read_end
@@ -82,10 +82,10 @@ def _policy(results: Path, run: str, own: Path, config: Config) -> Iterator[Stag
     """Give the state of what is made, measured and promised of a run's policy."""
     yield _stage(results, "policy", {own / "policy" / "policy.json": (f"make_policy/{run}",)})
     arms = {
-        own / "evaluation" / f"{arm}.losses.parquet": (
-            f"evaluate_policy/{run}" if arm == POLICY else f"evaluate_arm/{run}/{arm}",
+        own / "evaluation" / f"{part}.losses.parquet": (
+            f"evaluate_policy/{run}" if part == POLICY else f"evaluate_controls/{run}/{part}",
         )
-        for arm in arm_names(config.evaluation)
+        for part in parts(config.evaluation)
     }
     beside = {
         own / "evaluation" / "transfer.parquet": (f"evaluate_transfer/{run}",),
