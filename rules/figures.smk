@@ -1,12 +1,22 @@
 """Figures: one job a figure, so that an edit of one draws it again and no other."""
 
-from var_core.figures.registry import FIGURES, figures_of, label
+from var_core.figures.registry import FIGURES, OF_POLICY, figures_of, label
+
+
+def evaluation_files(wildcards):
+    """What a figure of a policy is drawn from beside the run's files; nothing for the others."""
+    if wildcards.figure not in OF_POLICY:
+        return []
+    tables = ("evaluations", "gains", "frequencies", "policies", "certificates", "transfer")
+    folder = f"results/{wildcards.model}/{wildcards.corpus}/evaluation"
+    return [f"{folder}/{table}.parquet" for table in tables]
 
 
 rule draw_figure:
     input:
         unpack(run_files),
         verdicts="results/{model}/{corpus}/hypotheses/verdicts.json",
+        evaluation=evaluation_files,
         trained=lambda w: (
             f"results/models/{w.model}/training.json" if w.model in DEMO_MODELS else []
         ),
@@ -56,5 +66,7 @@ rule figures:
         [
             f"results/{run.model}/{run.corpus}/figures/{figure}.png"
             for run in RUNS
-            for figure in figures_of(trained=run.model in DEMO_MODELS)
+            for figure in figures_of(
+                trained=run.model in DEMO_MODELS, policy=run in POLICY_RUNS
+            )
         ],

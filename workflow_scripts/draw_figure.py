@@ -24,4 +24,5 @@ with logged(snakemake.log[0]):
         FiguresConfig.model_validate(snakemake.params.config),
         Path(snakemake.output.png),
         snakemake.params.code,
+        Path(snakemake.input.evaluation[0]) if snakemake.input.evaluation else None,
     )

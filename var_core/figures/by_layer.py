@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from var_core.figures.sources import WithInterval
 from var_core.hypotheses.data import Layer
 from var_core.hypotheses.results import Result
 
@@ -61,7 +62,7 @@ def series(
     panel.plot(place, values, color=colour, label=label, marker=marker, linestyle="", markerfacecolor=face, zorder=3)
 
 
-def columns(rows: Sequence[Result]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def columns(rows: Sequence[WithInterval]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Statistic and ends of the interval of each row; NaN where there is none."""
     return (
         np.array([row.statistic for row in rows], dtype=np.float64),

@@ -16,11 +16,20 @@ from var_core.figures.sources import Drawing, Sources
 from var_core.figures.style import COLUMN, empty_panel, new_figure, styled
 from var_core.files import read_json, written_aside
 from var_core.hypotheses.results import read_verdicts
+from var_core.parquet import read_provenance
 from var_core.warehouse.files import RunFiles
 from var_core.warehouse.run import open_run
 
 
-def draw_figure(name: str, files: RunFiles, verdicts: Path, config: FiguresConfig, output: Path, code: str) -> None:
+def draw_figure(
+    name: str,
+    files: RunFiles,
+    verdicts: Path,
+    config: FiguresConfig,
+    output: Path,
+    code: str,
+    evaluations: Path | None = None,
+) -> None:
     """Draw a figure, and save it as PNG and as vector files, with its caption as text beside them.
 
     The same run gives the same bytes. All files of the figure are written, or none.
@@ -39,6 +48,8 @@ def draw_figure(name: str, files: RunFiles, verdicts: Path, config: FiguresConfi
         The PNG file; the others have its name with ``.svg``, ``.pdf`` and ``.txt``.
     code : str
         Digest of the code that draws it; kept in the files' metadata.
+    evaluations : Path, optional
+        The run's ``evaluations.parquet``, for figures of its policy.
 
     Raises
     ------
@@ -48,8 +59,9 @@ def draw_figure(name: str, files: RunFiles, verdicts: Path, config: FiguresConfi
     module = _module(name)
     record = files.model_record.with_name("training.json")
     training = read_json(record) if files.training is not None else None
+    evaluated = None if evaluations is None else read_provenance(evaluations)["config"]
     with open_run(files) as connection, styled():
-        sources = Sources(connection, files.run, read_verdicts(verdicts), training)
+        sources = Sources(connection, files.run, read_verdicts(verdicts), training, evaluated)
         missing = sources.missing(getattr(module, "NEEDS", ()))
         drawing = not_drawn(name, missing) if missing else module.draw(sources)
         _save(drawing.figure, drawing.caption, f"{name} of {files.run}", config, output, code)

@@ -9,22 +9,33 @@ FIGURES: tuple[str, ...] = (
     "expert_load",
     "coactivation",
     "loss_curve",
+    "policy_quality",
+    "policy_ways",
+    "policy_frequency",
+    "policy_gain",
+    "policy_transfer",
 )
 """Names of all figures, in the order in which they are told; each is drawn by the module of the same name."""
 
 OF_TRAINING: tuple[str, ...] = ("loss_curve",)
 """Those that show how a model was trained, so are there only for models that the workflow trained."""
 
+OF_POLICY: tuple[str, ...] = tuple(name for name in FIGURES if name.startswith("policy_"))
+"""Those that show what a policy came to on unseen text, so are there only for runs with one."""
 
-def figures_of(trained: bool) -> tuple[str, ...]:
+
+def figures_of(trained: bool, policy: bool) -> tuple[str, ...]:
     """Names of the figures of a run.
 
     Parameters
     ----------
     trained : bool
         Whether the workflow trained its model.
+    policy : bool
+        Whether a policy was made and evaluated.
     """
-    return tuple(name for name in FIGURES if trained or name not in OF_TRAINING)
+    left_out = {*(() if trained else OF_TRAINING), *(() if policy else OF_POLICY)}
+    return tuple(name for name in FIGURES if name not in left_out)
 
 
 def label(name: str) -> str:

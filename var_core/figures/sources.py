@@ -3,16 +3,33 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
 from matplotlib.figure import Figure
 
 from var_core.config.hypotheses import HypothesesConfig
+from var_core.config.policy import EvaluationConfig
 from var_core.errors import VarError
 from var_core.hypotheses.data import Layer, RunData
 from var_core.hypotheses.results import Curve, HypothesisName, Result, Verdicts
+
+
+class WithInterval(Protocol):
+    """A number with its interval: a row of the verdicts, or of an evaluation."""
+
+    @property
+    def statistic(self) -> float | None:
+        """The number."""
+
+    @property
+    def low(self) -> float | None:
+        """Lower end."""
+
+    @property
+    def high(self) -> float | None:
+        """Upper end."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +46,15 @@ class Sources:
         Results and curves of the run.
     training : mapping, optional
         ``training.json`` of a model that the workflow trained.
+    evaluation : mapping, optional
+        Settings that the run's policy was evaluated with.
     """
 
     connection: duckdb.DuckDBPyConnection
     run: str
     verdicts: Verdicts
     training: Mapping[str, Any] | None = None
+    evaluation: Mapping[str, Any] | None = None
 
     @cached_property
     def data(self) -> RunData:
@@ -53,7 +73,7 @@ class Sources:
         ----------
         needs : sequence of str
             Fields of :class:`~var_core.hypotheses.recorded.Recorded`, or ``pairs``: which experts were chosen together,
-            or ``curves``: coverage against agreement.
+            or ``curves``: coverage against agreement, or ``policy``: that one was made and evaluated.
         """
         known = self.data.recorded
         reasons = [known.missing(*(need for need in needs if hasattr(known, need)))]
@@ -61,12 +81,19 @@ class Sources:
             reasons.append("only sums over decisions were recorded, not which experts were chosen together")
         if "curves" in needs and not self.verdicts.curves and not any(reasons):
             reasons.append("the agreement that H4 asks for could not be tested")
+        if "policy" in needs and self.evaluation is None:
+            reasons.append("no policy was evaluated")
         return "; ".join(reason for reason in reasons if reason) or None
 
     @cached_property
     def tested(self) -> HypothesesConfig:
         """The settings that the hypotheses were tested with: thresholds, minimum counts, seed."""
         return HypothesesConfig.model_validate(self.verdicts.provenance["config"])
+
+    @cached_property
+    def evaluated(self) -> EvaluationConfig:
+        """The settings that the policy was evaluated with: margin, confidence."""
+        return EvaluationConfig.model_validate(self.evaluation)
 
     def query(self, sql: str, **named: Any) -> pa.Table:
         """Run a query in which ``$run`` is the run's name."""
@@ -174,7 +201,7 @@ def short_percent(value: float) -> str:
     return "< 0.1 %" if 0 < value < 0.0005 else f"{100 * value:.1f} %"
 
 
-def with_interval(row: Result, digits: int = 2, sign: bool = False) -> str:
+def with_interval(row: WithInterval, digits: int = 2, sign: bool = False) -> str:
     """Write a result with its interval, for example ``0.82 [0.80, 0.84]``."""
     text = number(row.statistic, digits, sign)
     if row.low is None or row.high is None:

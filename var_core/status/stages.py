@@ -69,9 +69,10 @@ def after_capture(results: Path, model: str, corpus: str, config: Config) -> Ite
     segments = {own / "statistics" / "segments.parquet": (f"measure_segments/{run}",)}
     yield _stage(results, "statistics", merged | segments)
     yield _stage(results, "hypotheses", {own / "hypotheses" / "verdicts.json": (f"test_hypotheses/{run}",)})
-    if config.policy.enabled and not isinstance(config.models[model], TraceModel):
+    policy = config.policy.enabled and not isinstance(config.models[model], TraceModel)
+    if policy:
         yield from _policy(results, run, own, config)
-    names = figures_of(trained=isinstance(config.models[model], DemoModel))
+    names = figures_of(trained=isinstance(config.models[model], DemoModel), policy=policy)
     yield _stage(
         results, "figures", {own / "figures" / f"{name}.png": (f"draw_figure/{run}/{name}",) for name in names}
     )
