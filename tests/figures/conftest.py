@@ -13,8 +13,11 @@ import torch
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.transforms import Bbox
 
+from simulated_evaluation import SimulatedEvaluation, open_sources
 from var_core.config.hypotheses import H2Config, H3Config, H4Config, HypothesesConfig
 from var_core.corpus.schema import VOCABULARY
+from var_core.evaluation import names
+from var_core.figures.registry import OF_POLICY, figures_of
 from var_core.figures.sources import Sources
 from var_core.figures.style import styled
 from var_core.hypotheses.results import read_verdicts
@@ -201,20 +204,11 @@ def drawn_texts(figure):
     return renderer.lines
 
 
-class Run:
-    """A simulated run on disk and open, with its figures as far as they have been asked for."""
+class Drawn:
+    """Something to draw from, with its figures as far as they have been asked for."""
 
-    def __init__(self, simulation: Simulation, results: Path) -> None:
-        self.simulation, self.results = simulation, results
-        self.files = simulation.write(results)
-        self.verdicts = results / simulation.model / "text/hypotheses/verdicts.json"
-        training = (
-            json.loads((results / "models" / simulation.model / "training.json").read_text())
-            if simulation.trained
-            else None
-        )
-        self._drawings = {}
-        self.sources = Sources(open_run(self.files), self.files.run, read_verdicts(self.verdicts), training)
+    def __init__(self, sources: Sources, figures: tuple[str, ...]) -> None:
+        self.sources, self.figures, self._drawings = sources, figures, {}
 
     def drawing(self, name):
         """The figure, laid out as it is saved."""
@@ -229,6 +223,22 @@ class Run:
             drawing = importlib.import_module(f"var_core.figures.{name}").draw(self.sources)
             self._drawings[name] = drawing, drawn_texts(drawing.figure)
         return self._drawings[name]
+
+
+class Run(Drawn):
+    """A simulated run on disk and open."""
+
+    def __init__(self, simulation: Simulation, results: Path) -> None:
+        self.simulation, self.results = simulation, results
+        self.files = simulation.write(results)
+        self.verdicts = results / simulation.model / "text/hypotheses/verdicts.json"
+        training = (
+            json.loads((results / "models" / simulation.model / "training.json").read_text())
+            if simulation.trained
+            else None
+        )
+        sources = Sources(open_run(self.files), self.files.run, read_verdicts(self.verdicts), training)
+        super().__init__(sources, figures_of(simulation.trained, policy=False))
 
 
 @pytest.fixture(name="drawn_texts")
@@ -267,6 +277,33 @@ def wide(tmp_path_factory):
         measure="recall_at_k",
     )
     return Run(simulation, tmp_path_factory.mktemp("wide"))
+
+
+@pytest.fixture(scope="session")
+def evaluated():
+    """A policy of four layers on three domains, with all arms."""
+    return Drawn(open_sources(SimulatedEvaluation()), OF_POLICY)
+
+
+@pytest.fixture(scope="session")
+def smallest():
+    """One layer, one domain, no cache, and too few sequences for intervals."""
+    simulation = SimulatedEvaluation(layers=1, domains=("only",), sequences=6, cached=False)
+    return Drawn(open_sources(simulation), OF_POLICY)
+
+
+@pytest.fixture(scope="session")
+def deep():
+    """As many layers and domains as must still be legible."""
+    domains = tuple(f"domain number {place}" for place in range(9))
+    return Drawn(open_sources(SimulatedEvaluation(layers=48, domains=domains)), OF_POLICY)
+
+
+@pytest.fixture(scope="session")
+def few_arms():
+    """The policy beside the plain model and nothing else; two domains, one of a long name."""
+    arms, domains = (names.PLAIN, names.POLICY), ("web", "articles of an encyclopedia")
+    return Drawn(open_sources(SimulatedEvaluation(arms=arms, domains=domains)), OF_POLICY)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from docutils.core import publish_doctree
 from var_core.config.figures import FiguresConfig
 from var_core.errors import VarError
 from var_core.figures.draw import draw_figure
-from var_core.figures.registry import figures_of
 from var_core.warehouse.files import RunFiles
 
 COARSE = FiguresConfig(dpi=60)
@@ -98,11 +97,11 @@ def test_verdicts_of_an_older_version_are_one_line(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("which", ["run", "blind", "wide"])
+@pytest.mark.parametrize("which", ["run", "blind", "wide", "evaluated", "smallest", "deep", "few_arms"])
 def test_captions_are_plain_sentences_that_begin_with_the_question(which, request):
     """They are read as reStructuredText by the report, and nothing in them may be taken for markup."""
     each = request.getfixturevalue(which)
-    for name in figures_of(each.simulation.trained):
+    for name in each.figures:
         caption = each.drawing(name).caption
         assert "." not in caption.split("?")[0] and caption.endswith(".")
         assert not {"nan", "None", "undefined"} & set(re.findall(r"\w+", caption)), name

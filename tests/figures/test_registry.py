@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from var_core.code_digest import import_closure
-from var_core.figures.registry import FIGURES, OF_TRAINING, figures_of, label
+from var_core.figures.registry import FIGURES, OF_POLICY, OF_TRAINING, figures_of, label
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,8 +16,20 @@ def closure(path: str) -> set[str]:
 
 
 def test_only_models_trained_here_have_a_loss_curve():
-    assert set(figures_of(trained=True)) - set(figures_of(trained=False)) == set(OF_TRAINING) == {"loss_curve"}
-    assert figures_of(trained=True) == FIGURES
+    without = figures_of(trained=False, policy=True)
+    assert set(FIGURES) - set(without) == set(OF_TRAINING) == {"loss_curve"}
+    assert figures_of(trained=True, policy=True) == FIGURES
+
+
+def test_only_runs_with_a_policy_have_figures_of_it():
+    without = figures_of(trained=True, policy=False)
+    needing = {
+        name
+        for name in FIGURES
+        if "policy" in getattr(importlib.import_module(f"var_core.figures.{name}"), "NEEDS", ())
+    }
+    assert set(FIGURES) - set(without) == set(OF_POLICY) == needing
+    assert figures_of(trained=False, policy=False) == tuple(name for name in without if name != "loss_curve")
 
 
 def test_names_are_written_for_reading():

@@ -4,8 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from var_core.evaluation import names
-from var_core.figures.sources import Sources, number, percent
-from var_core.figures.style import BLUE, GREEN, LIGHT_GREY, ORANGE, PURPLE, SKY, VERMILLION
+from var_core.figures.sources import Drawing, Sources, number, short_percent
+from var_core.figures.style import (
+    BLUE,
+    GREEN,
+    LIGHT_GREY,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    empty_panel,
+    new_figure,
+)
 from var_core.hypotheses.data import Layer
 
 WAYS = ("fast", "cached", "learned")
@@ -34,9 +45,13 @@ class Estimate:
 
     @property
     def shares(self) -> str:
-        """Written as percentages, for example ``37 % [35 %, 39 %]``."""
-        text = percent(self.statistic)
-        return text if self.low is None else f"{text} [{percent(self.low)}, {percent(self.high)}]"
+        """Written as percentages, for example ``37.0 % [35.1 %, 39.2 %]``."""
+        if self.statistic is None:
+            return "not known"
+        text = short_percent(self.statistic)
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} [{short_percent(self.low)}, {short_percent(self.high)}]"
 
 
 NOTHING = Estimate()
@@ -58,7 +73,6 @@ class Evaluation:
             for row in table.to_pylist()
         }
         self.arms = frozenset(arm for arm, _, _ in self._rows)
-        self.confidence = sources.evaluated.confidence
 
     def find(self, arm: str, measure: str, layer: int | None = None) -> Estimate:
         """One number, over all layers or at one; :data:`NOTHING` where there is none, as of a way that nothing took."""
@@ -75,3 +89,17 @@ def extremes(values: Sequence[tuple[int, float]], digits: int = 2, sign: bool = 
     if number(low[1], digits, sign) == number(high[1], digits, sign):
         return f"{number(low[1], digits, sign)} at every layer" if len(values) > 1 else number(low[1], digits, sign)
     return f"from {number(low[1], digits, sign)} (layer {low[0]}) to {number(high[1], digits, sign)} (layer {high[0]})"
+
+
+def confidence(sources: Sources) -> str:
+    """Confidence of the evaluation's intervals, as it was given: ``95 %``."""
+    return f"{100 * sources.evaluated.confidence:g} %"
+
+
+def nothing_to_draw(title: str, why: str, caption: str) -> Drawing:
+    """A figure of a policy that this run cannot have, which says why."""
+    figure = new_figure(PAGE, 1.2)
+    panel = figure.subplots()
+    empty_panel(panel, why)
+    panel.set_title(title, loc="left")
+    return Drawing(figure, caption)

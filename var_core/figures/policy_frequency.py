@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from var_core.evaluation import names
-from var_core.figures.policies import ARM_COLOURS
-from var_core.figures.sources import Drawing, Sources, number, percent
+from var_core.figures.policies import ARM_COLOURS, confidence
+from var_core.figures.sources import Drawing, Sources, number
 from var_core.figures.style import LIGHT_GREY, PAGE, legend_below, letter_panels, new_figure, sequence_colours
 
 Floats = NDArray[np.float64]
@@ -132,7 +132,7 @@ def _caption(pooled: dict[str, ByFrequency], sources: Sources) -> str:
         "Do tables know rare tokens, too? Held-out decisions by how often their token occurred in the capture split, "
         "which the tables were fitted to, in ranges of half a decade (0: never): how often the row of the table that "
         "a decision belongs to, however sure it is of itself, has the very set of experts that the router chose. "
-        f"{_told(pooled)}Bars are the share of decisions. Intervals of {percent(sources.evaluated.confidence)} are by "
+        f"{_told(pooled)}Bars are the share of decisions. Intervals of {confidence(sources)} are by "
         "a bootstrap over groups of documents. (b) The same for the policy's tables at each layer, dark to light from "
         "the first to the last; the thick line is the one of (a)."
     )

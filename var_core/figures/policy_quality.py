@@ -10,10 +10,9 @@ from matplotlib.ticker import PercentFormatter
 from var_core.evaluation import names
 from var_core.evaluation.paired import Margin, excess_over_margin
 from var_core.evaluation.verdict import margin_words
-from var_core.figures.policies import ARM_COLOURS, Estimate, Evaluation
+from var_core.figures.policies import ARM_COLOURS, Estimate, Evaluation, confidence
 from var_core.figures.sources import Drawing, Sources, number, percent, with_interval
 from var_core.figures.style import (
-    CRITERION,
     GREY,
     PAGE,
     SMALL,
@@ -43,7 +42,10 @@ _MARKERS = {
     names.GLOBAL_TABLE: "X",
     names.RANDOM_EXPERTS: "P",
 }
+_BESIDE = (names.TABLES_ONLY, names.CLASSIC, names.TOKEN_TABLE)
 _CONTROLS = (names.GLOBAL_TABLE, names.RANDOM_EXPERTS)
+_DWARFS = 3
+"""How many times larger than another a cost is that is not shown beside it."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,20 @@ def draw(sources: Sources) -> Drawing:
     curve, margin = threshold_curve(evaluation), margin_in_nats(evaluation, sources)
     figure = new_figure(PAGE, 3.1)
     whole, close = figure.subplots(1, 2)
-    for panel in (whole, close):
-        _draw_arms(panel, evaluation, curve)
-        level(panel, margin, label=f"margin, {margin:.2g} nats")
+    limits = close_up(evaluation, curve, margin)
+    for panel, highest in ((whole, np.inf), (close, limits[1])):
+        _draw_arms(panel, evaluation, curve, highest)
+        if margin < highest:
+            level(panel, margin, label=f"margin, {number(margin, 3)} nats")
         level(panel, 0.0, GREY, "-")
         panel.set_xlim(-0.02, 1.02)
         panel.xaxis.set_major_formatter(PercentFormatter(1.0))
         panel.set_xlabel("share of decisions without the router")
         panel.set_ylabel("loss difference (nats a token)")
-    _look_closer(close, curve, margin)
+    close.set_ylim(limits)
     figure.canvas.draw()
     _name_thresholds(close, curve, sources)
-    letter_panels([whole, close], ["all arms", "close up, thresholds of the policy named"])
+    letter_panels([whole, close], ["all arms", "close up; in blue, thresholds of agreement"])
     legend_below(figure, [whole], ncols=4)
     return Drawing(figure, _caption(evaluation, curve, margin, sources))
 
@@ -96,6 +100,18 @@ def margin_in_nats(evaluation: Evaluation, sources: Sources) -> float:
     return -float(excess_over_margin(plain, plain, np.ones(1), margin)[0])
 
 
+def close_up(evaluation: Evaluation, curve: Sequence[Point], margin: float) -> tuple[float, float]:
+    """Limits that show what costs the least: the policy's curve and the margin, unless either dwarfs the other."""
+    points = [*curve, *_points(evaluation, _BESIDE)]
+    ends = [end for point in points for end in (point.value, point.cost.low, point.cost.high) if end is not None]
+    inside = [end for end in ends if end <= _DWARFS * margin]
+    low, high = min([0.0, *inside]), max([0.0, *inside])
+    if margin <= _DWARFS * high or high == low:
+        high = max(high, margin)
+    room = 0.06 * (high - low)
+    return low - room, high + 3 * room
+
+
 def _points(evaluation: Evaluation, arms: Sequence[str]) -> Iterator[Point]:
     for arm in arms:
         coverage, cost = (evaluation.find(arm, measure) for measure in ("coverage", "loss_difference"))
@@ -103,17 +119,22 @@ def _points(evaluation: Evaluation, arms: Sequence[str]) -> Iterator[Point]:
             yield Point(arm, coverage.statistic, cost)
 
 
-def _draw_arms(panel: Axes, evaluation: Evaluation, curve: Sequence[Point]) -> None:
-    for arm in (names.TABLES_ONLY, names.CLASSIC, names.TOKEN_TABLE):
-        _draw_points(panel, list(_points(evaluation, [arm])), arm)
+def _draw_arms(panel: Axes, evaluation: Evaluation, curve: Sequence[Point], highest: float) -> None:
+    """Draw all arms that cost no more than the highest, and the curve."""
+
+    def drawn(*arms: str) -> list[Point]:
+        return [point for point in _points(evaluation, arms) if (point.cost.high or point.value) < highest]
+
+    for arm in _BESIDE:
+        _draw_points(panel, drawn(arm), arm)
     for control in _CONTROLS:
         # The same control twice: where the tables decide, and everywhere.
-        _draw_points(panel, list(_points(evaluation, [control + names.SAME_COVERAGE, control])), control, ":")
+        _draw_points(panel, drawn(control + names.SAME_COVERAGE, control), control, ":")
     colour = ARM_COLOURS[names.POLICY]
     _draw_points(panel, curve, names.POLICY, "-", label="policy by threshold of agreement", size=2.5)
     own = [point for point in curve if point.arm == names.POLICY]
     panel.plot(
-        [point.coverage for point in own], [point.value for point in own], "o", color=colour, markersize=6.5,
+        [point.coverage for point in own], [point.value for point in own], "o", color=colour, markersize=5.0,
         markeredgecolor="black", label="policy as configured", zorder=4, clip_on=True,
     )  # fmt: skip
 
@@ -125,9 +146,7 @@ def _draw_points(
         return
     colour = ARM_COLOURS[arm]
     x, y = [point.coverage for point in points], [point.value for point in points]
-    low, high = (
-        np.array([getattr(point.cost, end) for point in points], dtype=np.float64) for end in ("low", "high")
-    )
+    low, high = (np.array([getattr(point.cost, end) for point in points], dtype=np.float64) for end in ("low", "high"))
     panel.vlines(x, low, high, color=colour, linewidth=1.0, zorder=2.5)
     panel.plot(
         x, y, color=colour, marker=_MARKERS[arm], markersize=size, linestyle=line or "none", zorder=3,
@@ -135,26 +154,18 @@ def _draw_points(
     )  # fmt: skip
 
 
-def _look_closer(panel: Axes, curve: Sequence[Point], margin: float) -> None:
-    """Show the policy's curve and the margin; what costs much more stays outside."""
-    ends = [end for point in curve for end in (point.value, point.cost.low, point.cost.high) if end is not None]
-    inside = [end for end in ends if end <= 3 * margin]
-    low, high = min([0.0, *inside]), max([1.15 * margin, *inside])
-    room = 0.06 * (high - low)
-    panel.set_ylim(low - room, high + 3 * room)
-
-
 def _name_thresholds(panel: Axes, curve: Sequence[Point], sources: Sources) -> None:
     """Write the thresholds in a row at the top of the panel, each over its point, moved apart where they are close."""
     width = panel.get_window_extent().width * 72 / panel.figure.dpi
     left, right = panel.get_xlim()
+    top = panel.get_ylim()[1]
     named = [point for point in curve if point.arm != names.POLICY]
     spots = moved_apart([(point.coverage - left) / (right - left) * width for point in named], SMALL * 2.2)
     for spot, point in zip(spots, named, strict=True):
         panel.annotate(
-            point.arm.removeprefix(names.THRESHOLD), (point.coverage, point.value), (spot / width, 0.97),
-            "data", "axes fraction", color=ARM_COLOURS[names.POLICY], ha="center", va="top",
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "shrinkA": 1, "shrinkB": 3},
+            point.arm.removeprefix(names.THRESHOLD), (point.coverage, min(point.value, top)), (spot / width, 0.98),
+            "data", "axes fraction", color=ARM_COLOURS[names.POLICY], ha="center", va="top", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "shrinkA": 0, "shrinkB": 3},
         )  # fmt: skip
 
 
@@ -169,25 +180,29 @@ def _caption(evaluation: Evaluation, curve: Sequence[Point], margin: float, sour
     return (
         "What does routing without the router cost? All arms run on the same unseen text; each is a share of decisions "
         "that are not the router's against the loss over the plain model's, in nats a token, with intervals of "
-        f"{percent(settings.confidence)} by a bootstrap over groups of documents. The policy as configured (large dot) "
+        f"{confidence(sources)} by a bootstrap over groups of documents. The policy as configured (large dot) "
         f"replaces {coverage.shares} of the decisions and changes the loss by {with_interval(cost, 4, sign=True)} nats "
         f"({_share(relative)}), {verdict}{p_value}; the margin is {settings.margin:g} of the plain model's "
         f"{settings.margin_kind}, a loss of {number(margin, 3)} nats more (dashed). {_told(evaluation)} "
-        "(b) The same close to the policy; arms that cost more than is shown are in (a) only."
+        "Controls stand twice, for the decisions that the tables take and for all. "
+        "(b) The same close to the policy; what costs more than is shown is in (a) only."
     )
 
 
 def _told(evaluation: Evaluation) -> str:
     """Say what the other arms come to, as far as they were run."""
     sentences = (
-        (names.CLASSIC, "The classic predicate, frequent token ids of low router entropy, replaces {coverage}: {cost}."),
+        (
+            names.CLASSIC,
+            "The classic predicate, frequent token ids of low router entropy, replaces {coverage}: {cost}.",
+        ),
         (names.TOKEN_TABLE, "Every decision from the table by token id, {coverage}: {cost}."),
         (names.GLOBAL_TABLE + names.SAME_COVERAGE, "The same experts for all tokens in place of the tables: {cost}."),
         (names.RANDOM_EXPERTS + names.SAME_COVERAGE, "Random experts in place of the tables: {cost}."),
         (names.RANDOM_EXPERTS, "Random experts everywhere: {cost}."),
     )
     return " ".join(
-        sentence.format(coverage=percent(point.coverage), cost=number(point.value, 3, sign=True))
+        sentence.format(coverage=percent(point.coverage), cost=number(point.value, 4, sign=True))
         for arm, sentence in sentences
         for point in _points(evaluation, [arm])
     )

@@ -10,13 +10,13 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from var_core.figures.sources import Drawing, Sources, number, percent
+from var_core.figures.policies import confidence, nothing_to_draw
+from var_core.figures.sources import Drawing, Sources, number
 from var_core.figures.style import (
     BLACK,
     DIVERGING,
     PAGE,
     SEQUENTIAL,
-    empty_panel,
     letter_panels,
     new_figure,
 )
@@ -28,8 +28,10 @@ NEEDS = ("policy",)
 
 _SIDE_BY_SIDE = 4
 """With more domains than this the panels stand one under the other."""
-_MOST_NUMBERS = 12
-"""With more domains than this cells hold no numbers."""
+_MOST_INTERVALS, _MOST_NUMBERS = 6, 12
+"""With more domains than this cells hold no intervals, and no numbers at all."""
+_CHARACTER = 0.06
+"""Width of a character of a label, with room to its neighbour, inches."""
 _TITLES = {"set_agreement": "set agreement", "coverage": "coverage", "loss_difference": "loss difference (nats)"}
 
 
@@ -58,7 +60,12 @@ def draw(sources: Sources) -> Drawing:
     """Draw agreement, coverage and loss difference of each policy on each text."""
     matrices = measure_matrices(sources)
     if not matrices:
-        return _nothing()
+        return nothing_to_draw(
+            "transfer between domains",
+            "the corpus has one domain, so there is none to transfer to",
+            "Does a policy made on one kind of text hold on another? The corpus of this run has one domain, so there "
+            "is none to transfer to.",
+        )
     domains = len(matrices[0].evaluated_on)
     stacked = domains > _SIDE_BY_SIDE
     figure = _sheet(domains, stacked)
@@ -91,18 +98,6 @@ def measure_matrices(sources: Sources) -> list[Matrix]:
     return matrices
 
 
-def _nothing() -> Drawing:
-    figure = new_figure(PAGE, 1.2)
-    panel = figure.subplots()
-    empty_panel(panel, "the corpus has one domain, so there is none to transfer to")
-    letter_panels([panel], ["transfer"])
-    return Drawing(
-        figure,
-        "Does a policy made on one kind of text hold on another? The corpus of this run has one domain, so there is "
-        "none to transfer to.",
-    )
-
-
 def _sheet(domains: int, stacked: bool) -> Figure:
     if stacked:
         return new_figure(PAGE, min(1.6 + 3 * 0.17 * (domains + 1), 8.6))
@@ -115,7 +110,8 @@ def _draw_matrix(panel: Axes, matrix: Matrix) -> None:
     panel.spines[:].set_visible(False)
     panel.tick_params(length=0)
     panel.set_xticks(range(len(matrix.evaluated_on)), [_short(name) for name in matrix.evaluated_on])
-    if len(matrix.evaluated_on) > 2:
+    width = (5.8 if len(matrix.evaluated_on) > _SIDE_BY_SIDE else 1.85) / len(matrix.evaluated_on)
+    if width < _CHARACTER * max(len(_short(name)) for name in matrix.evaluated_on):
         panel.tick_params(axis="x", rotation=90)
     panel.set_yticks(range(len(matrix.made_on)), [_short(name) for name in matrix.made_on])
     # A white line sets the policy of all text apart.
@@ -141,7 +137,7 @@ def _write_numbers(panel: Axes, matrix: Matrix, colours: Colormap, scaled: Float
             panel.text(column, row, "–", ha="center", va="center")
             continue
         text = write(value)
-        if not np.isnan(low):
+        if not np.isnan(low) and len(matrix.evaluated_on) <= _MOST_INTERVALS:
             between = f"± {write((high - low) / 2).lstrip('+')}"
             text = f"{text}\n{between}" if roomy else f"{text} {between}"
         panel.text(
@@ -168,8 +164,8 @@ def _short(name: str, length: int = 16) -> str:
 def _caption(matrices: list[Matrix], sources: Sources) -> str:
     by_measure = {matrix.measure: matrix for matrix in matrices}
     intervals = (
-        f"Intervals, as half their width after ±, are of {percent(sources.evaluated.confidence)} by a bootstrap over "
-        "groups of documents. "
+        f"Intervals, as half their width after ±, are of {confidence(sources)} by a bootstrap over "
+        "groups of documents, and left out where these are too few. "
     )
     return (
         "Does a policy made on one kind of text hold on another? A row is the domain that tables were fitted and "
@@ -202,4 +198,6 @@ def _at_home(matrix: Matrix, digits: int) -> str:
 
 
 def _known(matrices: list[Matrix]) -> bool:
-    return any(np.isfinite(matrix.low).any() for matrix in matrices)
+    """Whether intervals are written in the cells."""
+    few = len(matrices[0].evaluated_on) <= _MOST_INTERVALS
+    return few and any(np.isfinite(matrix.low).any() for matrix in matrices)

@@ -8,7 +8,7 @@ from matplotlib.ticker import PercentFormatter
 
 from var_core.evaluation import names
 from var_core.figures.by_layer import FEW, columns, layer_axis, series
-from var_core.figures.policies import NOTHING, SHARES, WAY_COLOURS, WAYS, Evaluation, extremes
+from var_core.figures.policies import NOTHING, SHARES, WAY_COLOURS, WAYS, Evaluation, confidence, extremes
 from var_core.figures.sources import Drawing, Sources, number, percent
 from var_core.figures.style import BLACK, PAGE, empty_panel, legend_below, letter_panels, new_figure
 from var_core.hypotheses.data import Layer
@@ -32,7 +32,7 @@ def draw(sources: Sources) -> Drawing:
             empty_panel(panel, "not evaluated")
     _draw_agreement(panels[2], evaluation, bounds, sources.layers)
     letter_panels(panels, ["policy", "classic predicate", "agreement of the policy's decisions"])
-    legend_below(figure, [panels[0], panels[2]])
+    legend_below(figure, [panels[0], panels[2]], ncols=4)
     return Drawing(figure, _caption(evaluation, bounds, sources))
 
 
@@ -60,15 +60,20 @@ def _draw_shares(panel: Axes, evaluation: Evaluation, arm: str, layers: Sequence
 
 def _draw_agreement(panel: Axes, evaluation: Evaluation, bounds: Mapping[int, float], layers: Sequence[Layer]) -> None:
     lowest = [*bounds.values()]
-    for way, marker, shift in (("fast", "o", -0.12), ("cached", "s", 0.12)):
-        own = columns(evaluation.by_layer(names.POLICY, f"set_agreement_{way}", layers))
+    for measure, way, colour, marker, shift in (
+        ("set_agreement_fast", "fast", WAY_COLOURS["fast"], "o", -0.16),
+        ("set_agreement_cached", "cached", WAY_COLOURS["cached"], "s", 0.16),
+        ("set_agreement", "both", BLACK, "D", 0.0),
+    ):
+        own = columns(evaluation.by_layer(names.POLICY, measure, layers))
         if not np.isnan(own[0]).all():
-            series(panel, layers, *own, colour=WAY_COLOURS[way], label=f"agreement, {way}", marker=marker, shift=shift)
+            label, filled = f"agreement, {way}", way != "both"
+            series(panel, layers, *own, colour=colour, label=label, marker=marker, shift=shift, filled=filled)
             lowest += [float(each) for part in own for each in part if not np.isnan(each)]
-    size = 14.0 if len(layers) <= FEW else 3.0
+    size = 12.0 if len(layers) <= FEW else 3.0
     panel.plot(
         list(bounds), list(bounds.values()), linestyle="none", marker="_", markersize=size, markeredgewidth=1.3,
-        color=BLACK, label="certified of both, at least",
+        color=BLACK, label="certified, both",
     )  # fmt: skip
     layer_axis(panel, layers)
     panel.set_ylim(max(0.0, min(lowest, default=0.0) - 0.05), 1.01)
@@ -90,7 +95,7 @@ def _caption(evaluation: Evaluation, bounds: Mapping[int, float], sources: Sourc
         f"{shares['cached'].shares}), and leaves to the router (learned, {shares['learned'].shares}).{beside} (c) How "
         "often fast and cached decisions are the very set of experts that the router would have chosen at that place "
         f"of the running model: {_agreements(evaluation, sources)}Intervals of "
-        f"{percent(sources.evaluated.confidence)} are by a bootstrap over groups of documents. {_promised(bounds, sources)}"
+        f"{confidence(sources)} are by a bootstrap over groups of documents. {_promised(bounds, sources)}"
     )
 
 
@@ -116,11 +121,11 @@ def _promised(bounds: Mapping[int, float], sources: Sources) -> str:
     return (
         "Ticks are what the certificate promises of fast and cached decisions together, as a mean over sequences, "
         f"{extremes(list(bounds.items()))}; all promises hold together with a probability of at least "
-        f"{number(confidence_of(sources))}."
+        f"{number(held_together(sources))}."
     )
 
 
-def confidence_of(sources: Sources) -> float:
+def held_together(sources: Sources) -> float:
     """Probability with which all promises of the certificate hold together."""
     [confidence] = sources.query("SELECT max(confidence) AS confidence FROM certificates WHERE run = $run")[
         "confidence"

@@ -1,6 +1,5 @@
 """Evaluations of simulated policies, in tables as the stages write them, to draw the figures of policies from."""
 
-import importlib
 from dataclasses import dataclass
 
 import duckdb
@@ -14,6 +13,7 @@ from var_core.evaluation.on_traces import FREQUENCIES, GAINS
 from var_core.evaluation.results import EVALUATIONS, ArmResult, as_table, evaluation_rows
 from var_core.evaluation.transfer import TRANSFER
 from var_core.figures.sources import Sources
+from var_core.hypotheses.results import Verdicts
 from var_core.models.perplexity import SequenceScores
 from var_core.warehouse.schema import create_tables
 
@@ -75,9 +75,10 @@ class SimulatedEvaluation:
         plain = 3.5 + 0.4 * np.random.default_rng(9).normal(size=self.sequences)
         loss = plain + self._cost(arm) * (1 + 0.3 * random.normal(size=self.sequences))
         decisions = random.multinomial(256, shares, size=(self.sequences, self.layers)).astype(float)
-        agreement = np.stack([np.full(self.layers, 1.0), np.linspace(0.95, 0.85, self.layers), self._level(0.97)])
-        agreement = agreement[[0, 1, 2]].T + 0 * decisions
-        ways = np.stack([decisions, decisions * agreement * 0.98, decisions * agreement])
+        at_layers = np.linspace(0.95, 0.85, self.layers)
+        agreement = np.stack([np.ones(self.layers), at_layers, at_layers - 0.1], axis=1)
+        recall = 0.1 + 0.9 * agreement + 0.02 * random.normal(size=(self.sequences, 1, 1))
+        ways = np.stack([decisions, decisions * (recall - 0.1), decisions * recall])
         domain = np.array(self.domains)[np.arange(self.sequences) % len(self.domains)]
         return ArmResult(
             arm,
@@ -86,9 +87,6 @@ class SimulatedEvaluation:
             domain,
             None if arm == names.PLAIN else ways,
         )
-
-    def _level(self, value):
-        return np.full(self.layers, value)
 
     def _shares(self, arm):
         """Shares of the ways in the order of their numbers: learned, fast, cached."""
@@ -115,7 +113,9 @@ class SimulatedEvaluation:
         for layer in range(self.layers):
             for measure in ("set_agreement", "recall_at_k"):
                 for coverage in np.arange(1, 11) / 10:
-                    gain = 0.12 * np.sin(np.pi * coverage * 0.8) * (1 - layer / self.layers / 2) + 0.003 * random.normal()
+                    gain = (
+                        0.12 * np.sin(np.pi * coverage * 0.8) * (1 - layer / self.layers / 2) + 0.003 * random.normal()
+                    )
                     row = {"layer": layer, "measure": measure, "coverage": coverage, "gain": gain}
                     tables = {"token_tables": 0.7, "all_tables": 0.7 + gain}
                     rows.append(row | tables | self._ends(gain, 0.01))
@@ -130,14 +130,17 @@ class SimulatedEvaluation:
                     value = 0.3 + 0.05 * place + better - 0.02 * (layer or 0) / self.layers + 0.01 * random.normal()
                     last = edges[place + 1] - 1 if place + 1 < len(edges) else None
                     row = {"arm": arm, "layer": layer, "from_count": first, "to_count": last}
-                    rows.append(row | {"decisions": 1000 * (place + 1), "set_agreement": value} | self._ends(value, 0.03))
+                    rows.append(
+                        row | {"decisions": 1000 * (place + 1), "set_agreement": value} | self._ends(value, 0.03)
+                    )
         return rows
 
     def _certificates(self, random):
         shared = {"clusters": self.sequences, "sequences": self.sequences, "method": "m", "guarantee": "g"}
         row = shared | {"confidence": 0.95, "promise": "set_agreement", "direction": "at least"}
         agreement = [
-            row | {"layer": layer, "bound": 0.8 + 0.02 * random.random(), "estimate": 0.9} for layer in range(self.layers)
+            row | {"layer": layer, "bound": 0.8 + 0.02 * random.random(), "estimate": 0.9}
+            for layer in range(self.layers)
         ]
         loss = row | {"layer": None, "promise": "clipped_loss_increase", "direction": "at most", "bound": 0.1}
         return [*agreement, loss | {"estimate": 0.02}]
@@ -161,7 +164,9 @@ def open_tables(tables: dict[str, pa.Table], layers: int, run: str = RUN) -> duc
     connection = duckdb.connect()
     create_tables(connection)
     for layer in range(layers):
-        connection.execute("INSERT INTO layers (run, layer, path, experts, top_k) VALUES (?, ?, '', 8, 2)", [run, layer])
+        connection.execute(
+            "INSERT INTO layers (run, layer, path, experts, top_k) VALUES (?, ?, '', 8, 2)", [run, layer]
+        )
     for name, table in tables.items():
         connection.register("own", table)
         connection.execute(f"DROP TABLE IF EXISTS {name}")
@@ -170,26 +175,8 @@ def open_tables(tables: dict[str, pa.Table], layers: int, run: str = RUN) -> duc
     return connection
 
 
-class EvaluatedRun:
-    """A simulated evaluation, with its figures as far as they have been asked for."""
-
-    def __init__(self, simulation: SimulatedEvaluation, drawn_texts) -> None:
-        self.simulation, self._drawn_texts = simulation, drawn_texts
-        self.tables = simulation.tables()
-        connection = open_tables(self.tables, simulation.layers)
-        self.sources = Sources(connection, RUN, None, None, simulation.config.model_dump(mode="json"))
-        self._drawings = {}
-
-    def drawing(self, name):
-        """The figure, laid out as it is saved."""
-        return self._drawn(name)[0]
-
-    def texts(self, name):
-        """All text that is drawn in the figure, line by line."""
-        return self._drawn(name)[1]
-
-    def _drawn(self, name):
-        if name not in self._drawings:
-            drawing = importlib.import_module(f"var_core.figures.{name}").draw(self.sources)
-            self._drawings[name] = drawing, self._drawn_texts(drawing.figure)
-        return self._drawings[name]
+def open_sources(simulation: SimulatedEvaluation, **tables: pa.Table) -> Sources:
+    """What figures of a policy are drawn from; tables that are given stand in for the simulated ones."""
+    connection = open_tables(simulation.tables() | tables, simulation.layers)
+    no_verdicts = Verdicts(run=RUN, provenance={}, versions={}, samples={}, results=(), curves=(), transfers=())
+    return Sources(connection, RUN, no_verdicts, evaluation=simulation.config.model_dump(mode="json"))
