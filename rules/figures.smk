@@ -7,7 +7,14 @@ def evaluation_files(wildcards):
     """What a figure of a policy is drawn from beside the run's files; nothing for the others."""
     if wildcards.figure not in OF_POLICY:
         return []
-    tables = ("evaluations", "gains", "frequencies", "policies", "certificates", "transfer")
+    tables = (
+        "evaluations",
+        "gains",
+        "frequencies",
+        "policies",
+        "certificates",
+        "transfer",
+    )
     folder = f"results/{wildcards.model}/{wildcards.corpus}/evaluation"
     return [f"{folder}/{table}.parquet" for table in tables]
 

@@ -25,7 +25,7 @@ def expected(run, *arms):
 
 def test_the_curve_goes_through_the_policy_and_all_thresholds_by_coverage(evaluated):
     drawn = points(panels(evaluated)[0], "policy by threshold of agreement")
-    arms = [arm for arm in evaluated.sources and Evaluation(evaluated.sources).arms if arm.startswith(names.THRESHOLD)]
+    arms = [arm for arm in Evaluation(evaluated.sources).arms if arm.startswith(names.THRESHOLD)]
     assert len(drawn) == 5 == len(arms) + 1 and (np.diff(drawn[:, 0]) >= 0).all()
     own = expected(evaluated, names.POLICY, *arms)
     np.testing.assert_allclose(drawn, own[np.argsort(own[:, 0])])
@@ -70,16 +70,16 @@ def test_close_up_the_policy_is_seen_and_controls_are_left_out(evaluated):
     margin = margin_in_nats(evaluation, evaluated.sources)
     assert all(low < point.value < high for point in curve if point.value < 3 * margin)
     assert points(close, "control: random experts") is None
-    assert {text.get_text() for text in close.texts} == {"0", "0.5", "0.7", "0.9"}
+    assert [text.get_text() for text in close.texts if text.get_text() != "b"] == ["0.9", "0.7", "0.5", "0"]
 
 
 def test_a_margin_that_dwarfs_the_policy_is_not_in_the_close_up(evaluated):
     evaluation = Evaluation(evaluated.sources)
     curve = [point for point in threshold_curve(evaluation) if point.value < 0.1]
     assert close_up(evaluation, curve, 0.175)[1] > 0.175
-    cheap = dataclasses.replace(evaluated.sources, evaluation={"margin": 0.5})
+    cheap = dataclasses.replace(evaluated.sources, evaluation={"margin": 0.8})
     margin = margin_in_nats(evaluation, cheap)
-    assert margin > 1.5 and max(point.value for point in threshold_curve(evaluation)) < margin / 3
+    assert margin > 2.5
     assert draw(cheap).figure.axes[1].get_ylim()[1] < margin
 
 

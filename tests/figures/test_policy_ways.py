@@ -52,7 +52,7 @@ def test_a_way_that_nothing_took_is_said(smallest):
 
 
 def test_without_the_classic_predicate_its_panel_says_so(few_arms):
-    assert [text.get_text() for text in panels(few_arms)[1].texts] == ["not evaluated"]
+    assert "not evaluated" in [text.get_text() for text in panels(few_arms)[1].texts]
     assert "classic" not in few_arms.drawing("policy_ways").caption
 
 
