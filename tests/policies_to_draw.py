@@ -139,7 +139,7 @@ class SimulatedEvaluation:
         shared = {"clusters": self.sequences, "sequences": self.sequences, "method": "m", "guarantee": "g"}
         row = shared | {"confidence": 0.95, "promise": "set_agreement", "direction": "at least"}
         agreement = [
-            row | {"layer": layer, "bound": 0.8 + 0.02 * random.random(), "estimate": 0.9}
+            row | {"layer": layer, "bound": 0.6 + 0.02 * random.random(), "estimate": 0.9}
             for layer in range(self.layers)
         ]
         loss = row | {"layer": None, "promise": "clipped_loss_increase", "direction": "at most", "bound": 0.1}

@@ -132,7 +132,7 @@ def _write_numbers(panel: Axes, matrix: Matrix, colours: Colormap, scaled: Float
     roomy = len(matrix.evaluated_on) <= _SIDE_BY_SIDE
     write = _writer(matrix)
     for row, column in np.ndindex(matrix.value.shape):
-        value, low, high = (part[row, column] for part in (matrix.value, matrix.low, matrix.high))
+        value, low, high = (float(part[row, column]) for part in (matrix.value, matrix.low, matrix.high))
         if np.isnan(value):
             panel.text(column, row, "–", ha="center", va="center")
             continue
@@ -141,7 +141,13 @@ def _write_numbers(panel: Axes, matrix: Matrix, colours: Colormap, scaled: Float
             between = f"± {write((high - low) / 2).lstrip('+')}"
             text = f"{text}\n{between}" if roomy else f"{text} {between}"
         panel.text(
-            column, row, text, ha="center", va="center", linespacing=1.05, color=_ink(colours(scaled[row, column]))
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            linespacing=1.05,
+            color=_ink(colours(float(scaled[row, column]))),
         )
 
 

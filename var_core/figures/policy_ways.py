@@ -94,7 +94,7 @@ def _caption(evaluation: Evaluation, bounds: Mapping[int, float], sources: Sourc
         f"(fast, {shares['fast'].shares} over all layers), from what it remembers of the same context (cached, "
         f"{shares['cached'].shares}), and leaves to the router (learned, {shares['learned'].shares}).{beside} (c) How "
         "often fast and cached decisions are the very set of experts that the router would have chosen at that place "
-        f"of the running model: {_agreements(evaluation, sources)}Intervals of "
+        f"of the running model: {_agreements(evaluation, sources)}Open diamonds are both together. Intervals of "
         f"{confidence(sources)} are by a bootstrap over groups of documents. {_promised(bounds, sources)}"
     )
 
