@@ -3,27 +3,11 @@
 from var_core.figures.registry import FIGURES, OF_POLICY, figures_of, label
 
 
-def evaluation_files(wildcards):
-    """What a figure of a policy is drawn from beside the run's files; nothing for the others."""
-    if wildcards.figure not in OF_POLICY:
-        return []
-    tables = (
-        "evaluations",
-        "gains",
-        "frequencies",
-        "policies",
-        "certificates",
-        "transfer",
-    )
-    folder = f"results/{wildcards.model}/{wildcards.corpus}/evaluation"
-    return [f"{folder}/{table}.parquet" for table in tables]
-
-
 rule draw_figure:
     input:
         unpack(run_files),
         verdicts="results/{model}/{corpus}/hypotheses/verdicts.json",
-        evaluation=evaluation_files,
+        evaluation=lambda w: evaluation_tables(w) if w.figure in OF_POLICY else [],
         trained=lambda w: (
             f"results/models/{w.model}/training.json" if w.model in DEMO_MODELS else []
         ),

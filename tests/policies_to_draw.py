@@ -169,8 +169,7 @@ def open_tables(tables: dict[str, pa.Table], layers: int, run: str = RUN) -> duc
         )
     for name, table in tables.items():
         connection.register("own", table)
-        connection.execute(f"DROP TABLE IF EXISTS {name}")
-        connection.execute(f"CREATE TABLE {name} AS SELECT '{run}' AS run, * FROM own")
+        connection.execute(f"INSERT INTO {name} BY NAME SELECT '{run}' AS run, * FROM own")
         connection.unregister("own")
     return connection
 

@@ -18,11 +18,10 @@ with logged(snakemake.log[0]):
             snakemake.wildcards.corpus,
             snakemake.params.shards,
             snakemake.params.traced,
-            evaluated=bool(snakemake.input.get("evaluation")),
+            evaluated=bool(snakemake.input.evaluation),
         ),
         Path(snakemake.input.verdicts),
         FiguresConfig.model_validate(snakemake.params.config),
         Path(snakemake.output.png),
         snakemake.params.code,
-        Path(snakemake.input.evaluation[0]) if snakemake.input.evaluation else None,
     )

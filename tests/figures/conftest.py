@@ -13,7 +13,7 @@ import torch
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.transforms import Bbox
 
-from simulated_evaluation import SimulatedEvaluation, open_sources
+from policies_to_draw import SimulatedEvaluation, open_sources
 from var_core.config.hypotheses import H2Config, H3Config, H4Config, HypothesesConfig
 from var_core.corpus.schema import VOCABULARY
 from var_core.evaluation import names

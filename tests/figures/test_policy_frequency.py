@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from simulated_evaluation import SimulatedEvaluation, open_sources
+from policies_to_draw import SimulatedEvaluation, open_sources
 from var_core.evaluation import names
 from var_core.figures.policy_frequency import draw, measure
 

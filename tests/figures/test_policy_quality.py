@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from simulated_evaluation import SimulatedEvaluation, open_sources
+from policies_to_draw import SimulatedEvaluation, open_sources
 from var_core.evaluation import names
 from var_core.figures.policies import NOTHING, Evaluation
 from var_core.figures.policy_quality import close_up, draw, margin_in_nats, threshold_curve

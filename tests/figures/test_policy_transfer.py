@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from simulated_evaluation import SimulatedEvaluation, open_sources
+from policies_to_draw import SimulatedEvaluation, open_sources
 from var_core.figures.policy_transfer import draw, measure_matrices
 
 DOMAINS = SimulatedEvaluation().domains

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from simulated_evaluation import SimulatedEvaluation, open_sources
+from policies_to_draw import SimulatedEvaluation, open_sources
 from var_core.evaluation import names
 from var_core.figures.policies import SHARES, WAYS, Evaluation
 from var_core.figures.policy_ways import certified, draw

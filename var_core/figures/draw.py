@@ -21,15 +21,7 @@ from var_core.warehouse.files import RunFiles
 from var_core.warehouse.run import open_run
 
 
-def draw_figure(
-    name: str,
-    files: RunFiles,
-    verdicts: Path,
-    config: FiguresConfig,
-    output: Path,
-    code: str,
-    evaluations: Path | None = None,
-) -> None:
+def draw_figure(name: str, files: RunFiles, verdicts: Path, config: FiguresConfig, output: Path, code: str) -> None:
     """Draw a figure, and save it as PNG and as vector files, with its caption as text beside them.
 
     The same run gives the same bytes. All files of the figure are written, or none.
@@ -48,8 +40,6 @@ def draw_figure(
         The PNG file; the others have its name with ``.svg``, ``.pdf`` and ``.txt``.
     code : str
         Digest of the code that draws it; kept in the files' metadata.
-    evaluations : Path, optional
-        The run's ``evaluations.parquet``, for figures of its policy.
 
     Raises
     ------
@@ -59,7 +49,7 @@ def draw_figure(
     module = _module(name)
     record = files.model_record.with_name("training.json")
     training = read_json(record) if files.training is not None else None
-    evaluated = None if evaluations is None else read_provenance(evaluations)["config"]
+    evaluated = read_provenance(files.evaluation["evaluations"])["config"] if files.evaluation else None
     with open_run(files) as connection, styled():
         sources = Sources(connection, files.run, read_verdicts(verdicts), training, evaluated)
         missing = sources.missing(getattr(module, "NEEDS", ()))
