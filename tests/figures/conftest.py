@@ -134,6 +134,7 @@ class Simulation:
     def _provenance(self, split):
         return {
             "stage": "statistics",
+            "run": f"{self.model}/text",
             "plan": f"plan-{split}",
             "model": {"name": self.model, "revision": None, "digest": "digest"},
             "corpus": {"name": "text", "digest": "digest"},

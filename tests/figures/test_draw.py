@@ -5,9 +5,12 @@ import shutil
 import pytest
 from docutils.core import publish_doctree
 
+from simulated_evaluation import write_evaluation
 from var_core.config.figures import FiguresConfig
 from var_core.errors import VarError
 from var_core.figures.draw import draw_figure
+from var_core.figures.registry import OF_POLICY
+from var_core.parquet import read_provenance
 from var_core.warehouse.files import RunFiles
 
 COARSE = FiguresConfig(dpi=60)
@@ -79,6 +82,35 @@ def test_a_training_record_that_is_missing_is_named(run, tmp_path):
     (results / "models/simulated/training.json").unlink()
     with pytest.raises(VarError, match=r"training\.json: no such file"):
         draw(run, "loss_curve", tmp_path / "figures", files=RunFiles.in_results(results, "simulated", "text"))
+
+
+@pytest.fixture(scope="module")
+def with_policy(run, tmp_path_factory):
+    """The files of the run, and of a policy's evaluation beside them."""
+    results = tmp_path_factory.mktemp("with_policy") / "results"
+    shutil.copytree(run.results, results)
+    folder = results / "simulated/text"
+    statistics = read_provenance(folder / "statistics/capture/layer_stats.parquet")
+    write_evaluation(folder / "evaluation", statistics, run.simulation.domains)
+    return RunFiles.in_results(results, "simulated", "text")
+
+
+@pytest.mark.parametrize("name", OF_POLICY)
+def test_figures_of_a_policy_are_drawn_from_its_files(run, with_policy, name, tmp_path):
+    draw(run, name, tmp_path, files=with_policy)
+    assert "not drawn" not in (tmp_path / f"{name}.txt").read_text()
+    assert set(contents(tmp_path)) == {f"{name}.{kind}" for kind in ("png", "svg", "pdf", "txt")}
+
+
+def test_the_margin_is_the_one_that_the_policy_was_evaluated_with(run, with_policy, tmp_path):
+    draw(run, "policy_quality", tmp_path, files=with_policy)
+    margin = read_provenance(with_policy.evaluation["evaluations"])["config"]["margin"]
+    assert f"the margin is {margin:g} of the plain model's loss" in (tmp_path / "policy_quality.txt").read_text()
+
+
+def test_without_a_policy_its_figures_say_so(run, tmp_path):
+    draw(run, "policy_ways", tmp_path)
+    assert "not drawn, because no policy was evaluated" in (tmp_path / "policy_ways.txt").read_text()
 
 
 def test_verdicts_of_an_older_version_are_one_line(run, tmp_path):
