@@ -53,3 +53,10 @@ def test_an_edit_of_one_figure_draws_no_other_again():
 def test_an_edit_of_the_style_draws_all_again(name):
     shared = closure("workflow_scripts/draw_figure.py") | closure(f"var_core/figures/{name}.py")
     assert {"var_core.figures.style", "var_core.figures.sources", "var_core.warehouse.run"} <= shared
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_an_edit_of_what_policies_are_evaluated_with_draws_only_their_figures_again(name):
+    used = closure("workflow_scripts/draw_figure.py") | closure(f"var_core/figures/{name}.py")
+    about_policies = {"var_core.config.policy", "var_core.figures.policies"}
+    assert used & about_policies == (about_policies if name in OF_POLICY else set())

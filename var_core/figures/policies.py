@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from var_core.config.policy import EvaluationConfig
 from var_core.evaluation import names
 from var_core.figures.sources import Drawing, Sources, number, short_percent
 from var_core.figures.style import (
@@ -91,9 +92,14 @@ def extremes(values: Sequence[tuple[int, float]], digits: int = 2, sign: bool = 
     return f"from {number(low[1], digits, sign)} (layer {low[0]}) to {number(high[1], digits, sign)} (layer {high[0]})"
 
 
+def settings_of(sources: Sources) -> EvaluationConfig:
+    """The settings that the run's policy was evaluated with: margin, confidence."""
+    return EvaluationConfig.model_validate(sources.evaluation)
+
+
 def confidence(sources: Sources) -> str:
     """Confidence of the evaluation's intervals, as it was given: ``95 %``."""
-    return f"{100 * sources.evaluated.confidence:g} %"
+    return f"{100 * settings_of(sources).confidence:g} %"
 
 
 def nothing_to_draw(title: str, why: str, caption: str) -> Drawing:

@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from var_core.evaluation import names
 from var_core.evaluation.paired import Margin, excess_over_margin
 from var_core.evaluation.verdict import margin_words
-from var_core.figures.policies import ARM_COLOURS, Estimate, Evaluation, confidence
+from var_core.figures.policies import ARM_COLOURS, Estimate, Evaluation, confidence, settings_of
 from var_core.figures.sources import Drawing, Sources, number, percent, with_interval
 from var_core.figures.style import (
     GREY,
@@ -96,7 +96,8 @@ def threshold_curve(evaluation: Evaluation) -> list[Point]:
 def margin_in_nats(evaluation: Evaluation, sources: Sources) -> float:
     """What the configured margin comes to for this model on this text."""
     plain = np.array([evaluation.find(names.PLAIN, "loss").statistic], dtype=np.float64)
-    margin = Margin(sources.evaluated.margin, sources.evaluated.margin_kind)
+    settings = settings_of(sources)
+    margin = Margin(settings.margin, settings.margin_kind)
     return -float(excess_over_margin(plain, plain, np.ones(1), margin)[0])
 
 
@@ -170,7 +171,7 @@ def _name_thresholds(panel: Axes, curve: Sequence[Point], sources: Sources) -> N
 
 
 def _caption(evaluation: Evaluation, curve: Sequence[Point], margin: float, sources: Sources) -> str:
-    settings = sources.evaluated
+    settings = settings_of(sources)
     coverage, cost, relative, within, beyond = (
         evaluation.find(names.POLICY, measure)
         for measure in ("coverage", "loss_difference", "relative_loss", "p_within_margin", "p_beyond_margin")

@@ -10,7 +10,6 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from var_core.config.hypotheses import HypothesesConfig
-from var_core.config.policy import EvaluationConfig
 from var_core.errors import VarError
 from var_core.hypotheses.data import Layer, RunData
 from var_core.hypotheses.results import Curve, HypothesisName, Result, Verdicts
@@ -89,11 +88,6 @@ class Sources:
     def tested(self) -> HypothesesConfig:
         """The settings that the hypotheses were tested with: thresholds, minimum counts, seed."""
         return HypothesesConfig.model_validate(self.verdicts.provenance["config"])
-
-    @cached_property
-    def evaluated(self) -> EvaluationConfig:
-        """The settings that the policy was evaluated with: margin, confidence."""
-        return EvaluationConfig.model_validate(self.evaluation)
 
     def query(self, sql: str, **named: Any) -> pa.Table:
         """Run a query in which ``$run`` is the run's name."""
