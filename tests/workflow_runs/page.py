@@ -7,18 +7,19 @@ import sys
 from pathlib import Path
 
 from var_core.files import write_text
-from workflow_runs.rows import BOTH, JOBS, ROWS, VERDICTS, Row
+from workflow_runs.rows import BOTH, JOBS, POLICY, ROWS, VERDICTS, Row
 
 _HEAD = "| I change | command | what runs | of | because |\n|---|---|---|---|---|"
 
-_SHARDS = JOBS["tiny"]["capture_shard"] + JOBS["tiny"]["capture_traced_shard"]
+_SHARDS = JOBS["tiny"]["capture_traced_shard"]
 
 _INTRODUCTION = f"""Each row is a test (`tests/workflow/test_reruns.py`): the rules named run, and no other does.
 Rows with a star are not only planned there but run. The workflow of the tests has finished, and has two runs of
 {_SHARDS} shards each: `tiny` on `topics`, a model that the workflow trains on text of Python's, and `pinned` on `own`,
 a model of the hub at a commit on local text files. `snakemake -n` says the same of your own, with reasons.
 
-*Verdicts and after* are {", ".join(f"`{rule}`" for rule in VERDICTS)};
+*Policy and evaluation* are {", ".join(f"`{rule}`" for rule in POLICY)};
+*verdicts and after* are {", ".join(f"`{rule}`" for rule in VERDICTS)};
 `build_warehouse` is one job over all runs."""
 
 _NOTES = """## What is compared
@@ -54,9 +55,12 @@ def _line(row: Row) -> str:
 
 
 def _rules(row: Row) -> str:
-    names = [_counted(row, rule) for rule in row.rules if rule not in VERDICTS or not set(VERDICTS) <= set(row.rules)]
-    if set(VERDICTS) <= set(row.rules):
-        names.append("verdicts and after")
+    left, together = list(row.rules), []
+    for title, group in (("policy and evaluation", POLICY), ("verdicts and after", VERDICTS)):
+        if set(group) <= set(left):
+            left = [rule for rule in left if rule not in group]
+            together.append(title)
+    names = [*(_counted(row, rule) for rule in left), *together]
     return ", ".join(names) or "nothing"
 
 

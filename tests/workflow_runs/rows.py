@@ -12,23 +12,37 @@ BOTH = ("tiny", "pinned")
 OF_A_RUN = {
     "write_documents": 1,
     "pack_sequences": 1,
-    "capture_shard": 3,
-    "capture_traced_shard": 1,
+    "capture_traced_shard": 6,
     "merge_statistics": 2,
+    "make_policy": 1,
+    "evaluate_controls": 3,
+    "evaluate_policy": 1,
+    "evaluate_transfer": 1,
+    "time_policy": 1,
+    "certify_policy": 1,
+    "compare_policies": 1,
     "measure_segments": 1,
     "test_hypotheses": 1,
-    "draw_figure": 7,
+    "draw_figure": 12,
     "write_summary": 1,
 }
 JOBS: dict[str, dict[str, int]] = {
-    "tiny": OF_A_RUN | {"train_demo_model": 1, "draw_figure": 8},
+    "tiny": OF_A_RUN | {"train_demo_model": 1, "draw_figure": 13},
     "pinned": OF_A_RUN | {"fetch_model": 1},
 }
 """Run -> rule -> number of jobs in the whole workflow; ``build_warehouse`` is one job over all runs."""
 
 VERDICTS = ("test_hypotheses", "draw_figure", "write_summary", "build_warehouse")
 SEGMENTS = ("measure_segments", *VERDICTS)
-CAPTURE = ("capture_shard", "capture_traced_shard", "merge_statistics", *SEGMENTS)
+SHOWN = ("draw_figure", "write_summary", "build_warehouse")
+COMPARED = ("compare_policies", *SHOWN)
+POLICY = (
+    "make_policy", "evaluate_controls", "evaluate_policy", "evaluate_transfer", "time_policy", "certify_policy",
+    "compare_policies",
+)  # fmt: skip
+ITS_FIGURES = {"draw_figure": 10}
+"""Those of policies, of both runs."""
+CAPTURE = ("capture_traced_shard", "merge_statistics", *POLICY, *SEGMENTS)
 PACKING = ("pack_sequences", *CAPTURE)
 
 
@@ -147,6 +161,42 @@ ROWS: dict[str, list[Row]] = {
             PACKING,
             "other sequences of the same documents; a model is trained on its own",
             settings={"sequences": {"length": 32}},
+        ),
+    ],
+    "Policies": [
+        Row(
+            "what the fast path takes: `policy.agreement_threshold`",
+            (*POLICY, *SHOWN),
+            "another policy, and all that is measured of it; hypotheses and their figures stay",
+            part=ITS_FIGURES,
+            settings={"policy": {"agreement_threshold": 0.6}},
+        ),
+        Row(
+            "what is allowed: `evaluation.margin`",
+            COMPARED,
+            "the model need not run again",
+            part=ITS_FIGURES,
+            settings={"evaluation": {"margin": 0.02}},
+        ),
+        Row(
+            "what is promised: `certificate.confidence`",
+            ("certify_policy", *COMPARED),
+            "from what was measured",
+            part=ITS_FIGURES,
+            settings={"certificate": {"confidence": 0.9}},
+        ),
+        Row(
+            "settings of the audit: `policy.audit.share`",
+            (),
+            "it is for running the policy later",
+            settings={"policy": {"audit": {"share": 0.5}}},
+        ),
+        Row(
+            "the code of the verdict on policies: `var_core/evaluation/verdict.py`",
+            COMPARED,
+            "and what shows it",
+            part=ITS_FIGURES,
+            append={"var_core/evaluation/verdict.py": CODE},
         ),
     ],
     "Corpora and models": [
@@ -294,11 +344,11 @@ ROWS: dict[str, list[Row]] = {
         ),
         Row(
             "the same",
-            ("capture_shard",),
+            ("capture_traced_shard",),
             "that shard alone; it comes out byte for byte as it was, so nothing after it runs then",
             ("capture",),
             runs=("tiny",),
-            part={"capture_shard": 1},
+            part={"capture_traced_shard": 1},
             delete=("results/tiny/topics/capture/capture-00001.*",),
             executed=True,
         ),
@@ -324,16 +374,18 @@ ROWS: dict[str, list[Row]] = {
         ),
         Row(
             "`capture.seed`, and I ask for one stage",
-            ("capture_shard", "capture_traced_shard", "merge_statistics"),
-            "what the stage needs",
+            ("capture_traced_shard", "merge_statistics"),
+            "what the stage needs: the splits that statistics are merged of",
             ("statistics",),
+            part={"capture_traced_shard": 8},
             settings={"capture": {"seed": 1}},
         ),
         Row(
             "`capture.seed`, and I ask up to a rule",
-            ("capture_shard", "capture_traced_shard", "merge_statistics"),
+            ("capture_traced_shard", "merge_statistics"),
             "what the rule needs",
             ("--until", "merge_statistics"),
+            part={"capture_traced_shard": 8},
             settings={"capture": {"seed": 1}},
         ),
         Row(
@@ -364,7 +416,7 @@ ROWS: dict[str, list[Row]] = {
         ),
         Row(
             "nothing, and I want one stage again, with all that follows from it",
-            ("merge_statistics", *VERDICTS),
+            ("merge_statistics", *POLICY, *VERDICTS),
             "",
             ("--forcerun", "merge_statistics"),
         ),
