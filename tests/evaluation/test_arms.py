@@ -110,6 +110,19 @@ def test_ways_are_those_of_each_sequence(subject, text, tables):
     assert alone.ways.set_agreement.tolist() == together.ways.set_agreement.tolist()
 
 
+def test_only_scored_tokens_count(subject, text, tables):
+    """In sliding windows, the others are context."""
+    half = replace(text, scored=np.arange(40) >= np.full((6, 1), 20))
+    some = replace(tables, usable=tables.present & (torch.arange(tables.present.shape[1]) % 2 == 0))
+    whole, part = run_policy(subject, text, some, CACHED), run_policy(subject, half, some, CACHED)
+    assert part.ways.decisions.sum(axis=2).tolist() == [[20] * len(subject.sites)] * 6
+    assert (part.ways.decisions <= whole.ways.decisions).all()
+    assert (part.scores.predicted <= 20).all() and (part.scores.nll_sum < whole.scores.nll_sum).all()
+    first = replace(text, scored=~half.scored)
+    rest = run_policy(subject, first, some, CACHED)
+    assert (part.scores.nll_sum + rest.scores.nll_sum) == pytest.approx(whole.scores.nll_sum, rel=1e-5)
+
+
 def test_a_plain_table_covers_every_token(subject, text, tables):
     assert not tables.present[:, 15:20].any()
     arm = run_policy(subject, text, all_tokens(tables), PolicySettings())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captures import write_shard
+from captures import LENGTH, write_shard
 from var_core.errors import VarError
 from var_core.evaluation.text import Selection, independent_clusters, select_text
 
@@ -71,6 +71,41 @@ def test_sequences_of_a_split_are_drawn_with_what_is_in_them(packed):
     assert again.sequence.tolist() == text.sequence.tolist()
     other = select_text(shards, documents, Selection(20, 2, 1), True, 4)
     assert other.sequence.tolist() != text.sequence.tolist()
+
+
+@pytest.mark.parametrize("stride", [4, 8])
+def test_sliding_windows_score_every_token_once_behind_what_was_before_it(packed, stride):
+    shards, documents, rows = packed
+    whole = select_text(shards, documents, Selection(20, 2, 0, stride=stride), True, 4)
+    length, number = LENGTH, LENGTH // stride
+    assert (whole.scored.sum(axis=1) == stride).all() and len(set(whole.sequence.tolist())) == len(whole)
+    tokens = {key: (np.array(ids), np.array(document)) for key, (ids, document, _) in rows.items()}
+    with_context = 0
+    for place in range(0, len(whole), number):
+        own = whole.rows(slice(place, place + number))
+        sequence = int(own.sequence[0]) // number
+        assert len(set(own.cluster.tolist())) == 1
+        scored = [own.input_ids[each][own.scored[each]] for each in range(number)]
+        assert np.concatenate(scored).tolist() == tokens[sequence][0].tolist()
+        for each in range(number):
+            first = int(np.flatnonzero(own.scored[each])[0])
+            end, before = (each + 1) * stride, sequence - 1
+            if first == length - stride and end < length:
+                with_context += 1
+                stream = [np.concatenate([tokens[before][part], tokens[sequence][part]]) for part in range(2)]
+                window = slice(end, end + length)
+                assert own.input_ids[each].tolist() == stream[0][window].tolist()
+                assert own.document[each].tolist() == stream[1][window].tolist()
+                assert rows[before][2] == rows[sequence][2]
+            else:
+                assert own.input_ids[each].tolist() == tokens[sequence][0].tolist() and first == end - stride
+    assert with_context > 5
+
+
+@pytest.mark.parametrize("stride", [16, 5, 32])
+def test_a_stride_that_does_not_fit_is_refused(packed, stride):
+    with pytest.raises(VarError, match=f"evaluation.stride: {stride} does not divide"):
+        select_text(*packed[:2], Selection(20, 2, 0, stride=stride), True, 4)
 
 
 def test_a_domain_can_be_asked_for(packed):

@@ -93,6 +93,9 @@ class EvaluationConfig(Block):
     """sequences at most that share a group of documents; those that do are one unit of all intervals and bounds"""
     batch_sequences: PositiveInt = 8
     """sequences a forward pass"""
+    stride: PositiveInt | None = None
+    """tokens that windows of a sequence's length move on by, each scored on its last so many tokens; divides it;
+    null: windows do not overlap, and a sequence's first tokens are predicted from little"""
     jobs: PositiveInt = 3
     """jobs that the controls and the other policies are shared out among; the policy itself is one more"""
     thresholds: Annotated[tuple[float, ...], Distinct] = (0.0, 0.5, 0.7, 0.9)

@@ -84,8 +84,8 @@ class Arm:
 class _Tally(Observer):
     """Asks the router about everything, and adds up the decisions of S sequences, a batch after another."""
 
-    def __init__(self, ways: Ways, experts: int) -> None:
-        self._ways, self._experts = ways, experts
+    def __init__(self, ways: Ways, experts: int, scored: NDArray[np.bool_]) -> None:
+        self._ways, self._experts, self._scored = ways, experts, scored
 
     def asks(self, layer: int, tokens: Tokens) -> torch.Tensor:
         """All that is not padding."""
@@ -99,8 +99,9 @@ class _Tally(Observer):
         filled = learned < self._experts
         found = (learned[:, :, None] == given[:, None, :]).any(dim=2) & filled
         recall = found.sum(dim=1) / filled.sum(dim=1).clamp_min(1)
+        counted = torch.from_numpy(self._scored[own].ravel()).to(record.way.device)
         for way in Way:
-            mask = record.way == int(way)
+            mask = (record.way == int(way)) & counted
             for array, values in (
                 (self._ways.decisions, mask),
                 (self._ways.set_agreement, same * mask),
@@ -126,7 +127,7 @@ def run_policy(
     ways = Ways.none(len(text), len(subject.sites))
     policy = RuntimePolicy(
         subject.model, subject.sites, subject.layout, tables, settings, subject.weightings,
-        (_Tally(ways, subject.layout.experts), *observers),
+        (_Tally(ways, subject.layout.experts, text.scored), *observers),
     )  # fmt: skip
     return Arm(_scores(subject, text, policy, advance), ways)
 
@@ -179,5 +180,11 @@ def _scores(
 ) -> SequenceScores:
     with inside:
         return score_sequences(
-            subject.model, text.input_ids, text.document, text.batch_sequences, text.isolate_documents, advance
+            subject.model,
+            text.input_ids,
+            text.document,
+            text.batch_sequences,
+            text.isolate_documents,
+            advance,
+            text.scored,
         )

@@ -47,7 +47,7 @@ def certify_evaluated(policy: Path, evaluation: Path, documents: Path, config: C
     terms = Terms(
         config.confidence,
         int(record["sequence_length"]),
-        int(record["config"]["sequences_per_cluster"]),
+        int(record["config"]["sequences_per_cluster"]) * int(record["windows"]),
         (-config.clip_loss, config.clip_loss),
     )
     certify(policy, trace, losses, marks, terms)

@@ -79,7 +79,7 @@ def compare_policies(
         Digest of the stage's code.
     """
     policy, certificate = load_policy(policy_folder), read_certificate(policy_folder)
-    rows = evaluation_rows(read_arms(folder, config), config)
+    rows = evaluation_rows(read_arms(folder, config), config, policy.settings.weights)
     held_out = HeldOut.of(traces, recorded.documents)
     gains = gain_rows(policy.tables, held_out, recorded, policy_config, config)
     by_arm = {names.TOKEN_TABLE: token_only(policy.tables), names.POLICY: policy.tables}

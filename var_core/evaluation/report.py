@@ -63,8 +63,8 @@ def classic_lines(classic: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A line a constraint or metric of the first proof of concept."""
     lines = [["arm", "metric", "value", "interval", "asked", "met"]]
     for each in classic:
-        ends = "-" if each["low"] is None else f"{each['low']:.3f} to {each['high']:.3f}"
-        value = "-" if each["value"] is None else f"{each['value']:.3f}"
+        ends = "-" if each["low"] is None else f"{each['low']:.4f} to {each['high']:.4f}"
+        value = "-" if each["value"] is None else f"{each['value']:.4f}"
         lines.append([each["arm"], each["measure"], value, ends, each["asked"] or "-", each["met"] or "-"])
     return lines
 
@@ -83,7 +83,9 @@ def gain_lines(gains: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def _arms(rows: Sequence[Row]) -> list[str]:
     legend = [f"* {arm}: {names.meaning(arm)}" for arm in dict.fromkeys(row.arm for row in rows)]
-    return [*aligned(arm_lines(rows)), "", *legend]
+    weights = {row.weights for row in rows} - {None}
+    said = f"Weights of experts that the router did not choose: {', '.join(sorted(map(str, weights)))}."
+    return [*aligned(arm_lines(rows)), "", *legend, "", said]
 
 
 def _layers(rows: Sequence[Row]) -> list[str]:

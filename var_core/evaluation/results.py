@@ -1,7 +1,7 @@
 """What came of the arms of an evaluation, as rows: losses beside the plain model's, ways, agreement; with intervals."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from var_core.evaluation.paired import LossComparison, Margin, compare_losses
 from var_core.hypotheses.resampling import MINIMUM_CLUSTERS, bootstrap_weights, generator, ratio_intervals
 from var_core.models.perplexity import SequenceScores
 from var_core.parquet import read_table
+from var_core.policy.settings import Weights
 from var_core.policy.ways import Way
 
 Floats = NDArray[np.float64]
@@ -26,6 +27,7 @@ REPLACED = (FAST, CACHED)
 EVALUATIONS = pa.schema(
     [
         pa.field("arm", pa.string(), nullable=False),
+        pa.field("weights", pa.string()),
         pa.field("layer", pa.int16()),
         pa.field("measure", pa.string(), nullable=False),
         pa.field("value", pa.float64()),
@@ -37,7 +39,8 @@ EVALUATIONS = pa.schema(
         pa.field("note", pa.string(), nullable=False),
     ]
 )
-"""A row a (arm, layer, measure); no layer: over all of them."""
+"""A row a (arm, layer, measure); no layer: over all of them. Weights of experts that the router did not choose: stored,
+live, or null where there are none."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Row:
     n: int
     n_unit: str
     note: str = ""
+    weights: Weights | None = None
 
 
 class Clusters:
@@ -166,17 +170,26 @@ def compare(result: ArmResult, plain: ArmResult, config: EvaluationConfig) -> Lo
     )  # fmt: skip
 
 
-def evaluation_rows(results: Sequence[ArmResult], config: EvaluationConfig) -> list[Row]:
-    """All rows of the arms, the plain model first."""
+def evaluation_rows(results: Sequence[ArmResult], config: EvaluationConfig, weights: Weights = "stored") -> list[Row]:
+    """All rows of the arms, the plain model first.
+
+    Parameters
+    ----------
+    results : sequence of ArmResult
+    config : EvaluationConfig
+    weights : {"stored", "live"}, optional
+        Of the policies' decisions.
+    """
     plain = results[0]
     if plain.arm != names.PLAIN:
         raise ValueError("the plain model comes first")
     clusters = Clusters(plain.cluster, config)
-    rows = []
+    rows: list[Row] = []
     for result in results:
-        rows += loss_rows(result, plain, config)
+        own = loss_rows(result, plain, config)
         if result.ways is not None:
-            rows += way_rows(result, clusters, config)
+            own += way_rows(result, clusters, config)
+        rows += [replace(row, weights=None if result.ways is None else weights) for row in own]
     return rows
 
 

@@ -113,7 +113,7 @@ class Sources:
     def text(self, domain: str | None = None, most: int | None = None) -> Text:
         """The sequences that all arms run on; or those of one domain."""
         record, own = read_provenance(self.shards[0]), self.config
-        selection = Selection(most or own.max_sequences, own.sequences_per_cluster, own.seed, domain)
+        selection = Selection(most or own.max_sequences, own.sequences_per_cluster, own.seed, domain, own.stride)
         return select_text(
             self.shards, self.recorded.documents, selection, bool(record["isolate_documents"]), own.batch_sequences
         )
@@ -166,6 +166,7 @@ def evaluate_part(sources: Sources, part: str, arms: Sequence[str], output: Path
         "policy": policy.made_from,
         "text": {key: read_provenance(sources.shards[0])[key] for key in ("run", "split", "corpus", "tokenizer")},
         "sequences": len(text),
+        "windows": 1 if sources.config.stride is None else text.input_ids.shape[1] // sources.config.stride,
         "sequence_length": text.input_ids.shape[1],
         "config": sources.config.model_dump(mode="json"),
         "code": code,

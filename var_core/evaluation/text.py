@@ -31,6 +31,8 @@ class Text:
         int64 [S]: sequences of different clusters have no group of documents in common.
     domain : numpy.ndarray
         str [S].
+    scored : numpy.ndarray
+        bool [S, T]: tokens whose losses and decisions count; the others are their context.
     """
 
     input_ids: NDArray[np.integer]
@@ -40,6 +42,7 @@ class Text:
     sequence: NDArray[np.int64]
     cluster: NDArray[np.int64]
     domain: NDArray[np.str_]
+    scored: NDArray[np.bool_]
 
     @classmethod
     def of(
@@ -52,15 +55,16 @@ class Text:
         """Sequences of one domain that have nothing to do with each other."""
         numbers = np.arange(len(input_ids))
         return cls(
-            input_ids, document, isolate_documents, batch_sequences, numbers, numbers, np.full(len(numbers), "text")
-        )
+            input_ids, document, isolate_documents, batch_sequences, numbers, numbers, np.full(len(numbers), "text"),
+            np.ones(input_ids.shape, np.bool_),
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def rows(self, chosen: slice | NDArray[np.generic]) -> "Text":
         """Some of the sequences."""
-        parts = ("input_ids", "document", "sequence", "cluster", "domain")
+        parts = ("input_ids", "document", "sequence", "cluster", "domain", "scored")
         return replace(self, **{name: getattr(self, name)[chosen] for name in parts})
 
 
@@ -77,12 +81,15 @@ class Selection:
     seed : int
     domain : str or None, optional
         Only this domain.
+    stride : int or None, optional
+        Tokens that windows move on by; None: each sequence is one window.
     """
 
     most: int
     per_cluster: int
     seed: int
     domain: str | None = None
+    stride: int | None = None
 
 
 def select_text(
@@ -108,28 +115,86 @@ def select_text(
     Raises
     ------
     VarError
-        If the split has no sequences (of that domain).
+        If the split has no sequences (of that domain), or windows cannot move on by that stride.
     """
     parts = [TokenShard(path) for path in shards]
-    starts = np.cumsum([0, *(len(part.domain) for part in parts)])
     domains = np.concatenate([part.domain for part in parts])
     eligible = np.flatnonzero(domains == selection.domain) if selection.domain else np.arange(len(domains))
     if not len(eligible):
         raise VarError(f"{shards[0].parent}: the split has no sequences of domain {selection.domain}; pack it again")
     own = [_rows_of(part) for part in parts]
-    columns = [np.concatenate([rows[name] for rows in own]) for name in ("input_ids", "document", "sequence")]
-    assert len(columns[2]) == starts[-1]
-    order = generator(selection.seed, "sequences", selection.domain).permutation(eligible)
-    chosen, cluster = independent_clusters(
-        [np.unique(groups) for groups in _group_numbers(documents)[columns[1][order]]], selection
+    ids, document, sequence = (
+        np.concatenate([rows[name] for rows in own]) for name in ("input_ids", "document", "sequence")
     )
-    kept = order[chosen]
-    again = np.argsort(kept)
-    kept = kept[again]
-    return Text(
-        columns[0][kept], columns[1][kept], isolate_documents, batch_sequences,
-        columns[2][kept].astype(np.int64), np.asarray(cluster, np.int64)[again], domains[kept].astype(str),
+    before = np.full(len(ids), -1)
+    if selection.stride is not None:
+        _check_stride(selection.stride, parts[0])
+        before = _before(sequence, domains)
+    order = generator(selection.seed, "sequences", selection.domain).permutation(eligible)
+    groups = _group_numbers(documents)
+    both = (
+        np.concatenate([document[row], document[before[row]] if before[row] >= 0 else document[row]]) for row in order
+    )
+    chosen, cluster = independent_clusters([np.unique(groups[each]) for each in both], selection)
+    again = np.argsort(order[chosen])
+    kept = order[chosen][again]
+    found = Text(
+        ids[kept], document[kept], isolate_documents, batch_sequences, sequence[kept].astype(np.int64),
+        cluster[again], domains[kept].astype(str), np.ones(ids[kept].shape, np.bool_),
     )  # fmt: skip
+    if selection.stride is None:
+        return found
+    return _windows(
+        found, np.where(before[kept, None] >= 0, ids[before[kept]], -1), document[before[kept]], selection.stride
+    )
+
+
+def _check_stride(stride: int, shard: TokenShard) -> None:
+    if stride >= shard.length or shard.length % stride:
+        raise VarError(
+            f"evaluation.stride: {stride} does not divide sequences.length ({shard.length}) into windows; take a half "
+            "or a quarter of it"
+        )
+    limits = shard.provenance["config"].get("max_tokens", {})
+    if limits.get(shard.provenance["split"]) is not None:
+        raise VarError(
+            f"evaluation.stride: the {shard.provenance['split']} split was thinned out by max_tokens, so that what "
+            "comes before a sequence is not there; set that limit to null, or evaluation.stride"
+        )
+
+
+def _before(sequence: NDArray[np.integer], domains: NDArray[np.object_]) -> NDArray[np.int64]:
+    """Row of what comes before each sequence in the text of its domain; -1 where a micro-shard begins with it."""
+    before = np.arange(len(sequence)) - 1
+    continued = np.concatenate([[False], (np.diff(sequence) == 1) & (domains[1:] == domains[:-1])])
+    return np.where(continued, before, -1)
+
+
+def _windows(text: Text, ids: NDArray[np.integer], document: NDArray[np.integer], stride: int) -> Text:
+    """Windows that end every `stride` tokens of each sequence, with what came before it, `ids` and `document`, [S, T].
+
+    Where nothing came before (-1), windows begin with the sequence: tokens behind those that are scored change nothing.
+    """
+    length = text.input_ids.shape[1]
+    number = length // stride
+    rows = np.repeat(np.arange(len(text)), number)
+    end = np.tile(np.arange(1, number + 1) * stride, len(text))
+    preceded = ids[rows, 0] >= 0
+    start = np.where(preceded, end, length)  # in the two sequences, one after the other
+    place = start[:, None] + np.arange(length)
+    both = [np.concatenate(pair, axis=1)[rows] for pair in ((ids, text.input_ids), (document, text.document))]
+    input_ids, documents = (np.take_along_axis(part, place, axis=1) for part in both)
+    last = np.where(preceded, length, end)[:, None]
+    scored = (np.arange(length) < last) & (np.arange(length) >= last - stride)
+    return replace(
+        text,
+        input_ids=input_ids,
+        document=documents,
+        scored=scored,
+        sequence=text.sequence[rows] * number + end // stride - 1,
+        cluster=text.cluster[rows],
+        domain=text.domain[rows],
+    )
 
 
 def independent_clusters(

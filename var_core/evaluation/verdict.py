@@ -126,8 +126,11 @@ def sentence(
     certified = f", certified at least {min(promised):.2f} at every layer" if promised else ""
     agree = "" if agreement is None else f"; {agreement.value:.1%} of these are the router's own{certified}"
     faster = "faster" if speed["low"] > 1 else "slower" if speed["high"] < 1 else "neither faster nor slower"
+    without = "need no router (stored weights)"
+    if coverage.weights == "live":
+        without = "can be made without the router, which still weights the experts (live weights)"
     return (
-        f"{coverage.value:.1%}{_ends(coverage)} of routing decisions need no router{agree}; the loss changes by "
+        f"{coverage.value:.1%}{_ends(coverage)} of routing decisions {without}{agree}; the loss changes by "
         f"{relative.value:+.2%}{_ends(relative, sign=True)}, {margin}; on this machine ({speed['device']}) the forward "
         f"pass is {faster} ({speed['median']:.2f} times the plain model's speed)"
     )

@@ -88,6 +88,7 @@ def score_sequences(
     batch_sequences: int,
     isolate_documents: bool = True,
     advance: Callable[[int], None] | None = None,
+    scored: npt.NDArray[np.bool_] | None = None,
 ) -> SequenceScores:
     """Score a causal language model on packed sequences.
 
@@ -106,6 +107,8 @@ def score_sequences(
         its own in the sequence. The tokens that are predicted are the same (:func:`predicted_tokens`).
     advance : callable, optional
         Called after each forward pass with the number of tokens done.
+    scored : numpy.ndarray, optional
+        bool [S, T]: only these tokens count; the others are their context, as in sliding windows.
 
     Returns
     -------
@@ -118,6 +121,8 @@ def score_sequences(
         If the loss of a predicted token is NaN or infinite.
     """
     predicted = predicted_tokens(document)
+    if scored is not None:
+        predicted &= scored
     device = model.get_input_embeddings().weight.device
     parts: list[SequenceScores] = []
     for start in range(0, len(input_ids), batch_sequences):

@@ -135,6 +135,7 @@ COMMENT ON COLUMN policies.made_from IS 'JSON: digests of the model, tokenizer, 
 
 COMMENT ON TABLE evaluations IS 'A row a (arm, layer, measure): the model on held-out text, under the policy and beside it. All arms ran on the same sequences, and are compared with the plain model sequence by sequence.';
 COMMENT ON COLUMN evaluations.arm IS 'What the model ran under: plain, policy, tables_only (no cache), classic (the classic predicate), agreement_… (another threshold), oracle (its own decisions), token_table (every decision), and controls: global_table and random_experts, for all tokens or for those that the tables take (…_same_coverage).';
+COMMENT ON COLUMN evaluations.weights IS 'Weights of experts that the router did not choose: stored (of the table), live (from the router); null: there are none.';
 COMMENT ON COLUMN evaluations.layer IS 'MoE layer, from 0; null: all layers together.';
 COMMENT ON COLUMN evaluations.measure IS 'loss (nats a token), perplexity; beside the plain model''s: loss_difference, relative_loss, perplexity_ratio, p_within_margin, p_beyond_margin; of decisions: fast_share, cache_share, learned_share, coverage (fast or cached), cache_hit_rate; of fast and cached decisions, or of one way (…_fast, …_cached): set_agreement, recall_at_k.';
 COMMENT ON COLUMN evaluations.value IS 'Its value; null where it is not defined.';

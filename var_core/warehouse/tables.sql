@@ -205,6 +205,7 @@ CREATE TABLE policies (
 CREATE TABLE evaluations (
     run         VARCHAR NOT NULL,
     arm         VARCHAR NOT NULL,
+    weights     VARCHAR,
     layer       SMALLINT,
     measure     VARCHAR NOT NULL,
     value       DOUBLE,
