@@ -9,6 +9,7 @@ import pytest
 
 from workflow_runs.letters import write_letters
 from workflow_runs.project import ROOT, executed, read_plan
+from workflow_runs.rows import OF_A_RUN, POLICY
 
 pytestmark = pytest.mark.workflow
 
@@ -46,14 +47,15 @@ CAPTURED = {
     "var_write_documents": 1,
     "var_train_demo_model": 1,
     "var_pack_sequences": 1,
-    "var_capture_shard": 2,
-    "var_capture_traced_shard": 1,
+    "var_capture_traced_shard": 3,
     "var_merge_statistics": 2,
 }
 ANALYSED = {
+    "var_capture_traced_shard": 2,
     "var_measure_segments": 1,
     "var_test_hypotheses": 1,
-    "var_draw_figure": 8,
+    **{f"var_{rule}": OF_A_RUN[rule] for rule in POLICY},
+    "var_draw_figure": 13,
     "var_write_summary": 1,
     "var_build_warehouse": 1,
     "count_verdicts": 1,

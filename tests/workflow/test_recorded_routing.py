@@ -81,7 +81,7 @@ def recorded(tmp_path_factory):
         "runs": [{"model": name, "corpus": f"{name}-log"} for name in SOURCES],
         "models": {name: {"source": "trace", **model} for name, (model, _) in SOURCES.items()},
         "corpora": {f"{name}-log": corpus for name, (_, corpus) in SOURCES.items()},
-        "capture": {"shards": {"capture": 2, "heldout": 1}, "trace": ["capture", "heldout"]},
+        "capture": {"shards": {"capture": 2, "heldout": 1}},
         "hypotheses": FAST,
     }
     result = snakemake(folder, config, "warehouse")

@@ -31,7 +31,7 @@ class Project:
         # Links, for compiled loops are cached beside the code and need not be compiled for every folder.
         for name in ("Snakefile", "rules", "workflow_scripts", "var_core", "config"):
             (folder / name).symlink_to(ROOT / name)
-        (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+        (folder / "small.yaml").write_text(yaml.safe_dump(SMALL | {"policy": {"enabled": False}}))
 
     @property
     def prefix(self) -> str:
@@ -150,13 +150,13 @@ def test_the_profile_plans_the_run_with_a_bucket_of_ones_own(s3, tmp_path):
 
 
 def test_text_of_ones_own_is_read_from_the_bucket(s3, tmp_path):
-    texts = {name: f"{name} " * 200 for name in "abcdefgh"}
+    texts = {name: f"{name} " * 200 for name in "abcdefghijklmnopqrst"}
     for name, text in texts.items():
         s3.client().put_object(Bucket=s3.bucket, Key=f"texts/{name}.txt", Body=text.encode())
     project = Project(tmp_path / "own", s3)
     addresses = [f"s3://{s3.bucket}/texts/{name}.txt" for name in texts]
     own = SMALL["corpora"]["topics"] | {"source": "files", "format": "text", "domains": {"prose": addresses}}
-    own["splits"] = {"train": 0.0, "capture": 0.5, "heldout": 0.5}
+    own["splits"] = {"train": 0.0, "capture": 0.3, "calibration": 0.2, "tuning": 0.2, "heldout": 0.3}
     (project.folder / "own.yaml").write_text(yaml.safe_dump({"corpora": {"mine": own}}))
     target = "results/corpora/mine/documents.parquet"
     ran(project.snakemake("--configfile", "small.yaml", "own.yaml", "--", target))
