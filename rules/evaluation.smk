@@ -119,7 +119,8 @@ rule evaluate_transfer:
             mode="json", include=RESULT_OF_MODEL
         ),
         config=CONFIG.evaluation.model_dump(
-            mode="json", exclude={"thresholds", "margin", "margin_kind", "alpha"}
+            mode="json",
+            exclude={"thresholds", "margin", "margin_kind", "alpha", "jobs"},
         ),
         policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
         settings=evaluation_settings,
@@ -150,6 +151,9 @@ rule time_policy:
         runtime=60,
         gpu=int(CONFIG.capture.device == "cuda"),
     params:
+        model=lambda w: CONFIG.models[w.model].model_dump(
+            mode="json", include=RESULT_OF_MODEL
+        ),
         config=CONFIG.evaluation.model_dump(
             mode="json",
             include={

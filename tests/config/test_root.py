@@ -117,6 +117,14 @@ BAD = [
         "corpora.text.splits.train: is 0, but models.demo",
     ),
     ("corpora/text/splits", {"train": 0.35}, None),
+    ("policy/cache", {"shared": True}, "policy: cache.shared: sequences that share a cache depend on each other"),
+    ("policy/tables", ["token", "position"], "policy: tables: position is a part of pair"),
+    ("policy/tables", ["pair"], "policy: tables: must name token"),
+    (
+        "capture/trace",
+        ["calibration", "tuning", "heldout"],
+        "policy.tables: pair is fitted to decisions in their order",
+    ),
     (
         "corpora/text/splits",
         {"train": 0.9},

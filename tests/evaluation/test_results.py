@@ -24,7 +24,10 @@ from var_core.models.perplexity import SequenceScores
 CONFIG = EvaluationConfig(bootstrap=400)
 SEQUENCES, LAYERS = 60, 3
 SPEED = {"median": 0.9, "low": 0.85, "high": 0.95, "rounds": 5, "device": "cpu"}
-CERTIFICATE = {"promises": [{"name": "set_agreement", "bound": bound} for bound in (0.9, 0.7, 0.8)]}
+CERTIFICATE = {
+    "terms": {"confidence": 0.95},
+    "promises": [{"name": "set_agreement", "bound": bound} for bound in (0.9, 0.7, 0.8)],
+}
 
 
 def arm(name, excess, learned=0.5, seed=0, noise=0.02):
@@ -118,8 +121,8 @@ def test_the_classic_table_says_met_only_where_the_whole_interval_does(rows):
 @pytest.mark.parametrize(("excess", "said"), [(0.02, "within the margin"), (1.0, "not within the margin")])
 def test_the_sentence_says_what_came_out(excess, said):
     found = verdict(evaluation_rows(results(excess), CONFIG), [], CERTIFICATE, SPEED, CONFIG)
-    assert found["margin"] == said and f", {said};" in found["sentence"]
-    assert "certified at least 0.70 at every layer" in found["sentence"]
-    assert "is slower (0.90 times" in found["sentence"]
+    assert found["margin"] == said and f", {said} of 5% of the loss;" in found["sentence"]
+    assert "at least 0.70 at each of 3 layers, with confidence 0.95" in found["sentence"]
+    assert "is slower: 0.90 times" in found["sentence"]
     assert found["controls"][names.GLOBAL_TABLE + names.SAME_COVERAGE]["value"] > 4 * CLASSIC_LOSS
     assert found["best_gain"] is None

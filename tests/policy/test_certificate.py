@@ -18,7 +18,7 @@ from var_core.files import digest_of, file_digest, read_json, write_json
 from var_core.policy.cache import CacheLimits
 from var_core.policy.certificate import CERTIFICATE, EVIDENCE, FILES, LOSSES, Losses, Terms, certify, verify
 from var_core.policy.settings import CacheSettings, PolicySettings
-from var_core.policy.store import Policy, load_policy
+from var_core.policy.store import RECORD, Policy, load_policy
 from var_core.policy.text import SCHEMA, TEXT, write_marks
 from var_core.policy.ways import Way
 
@@ -40,12 +40,13 @@ def make(subject, folder, wrong=False, terms=TERMS):
     with subject.policy(replace(tables, usable=torch.zeros_like(usable)), observers=[everything]):
         subject.logits(ids)
     document = np.repeat(np.arange(SEQUENCES)[:, None], LENGTH, axis=1)
-    (trace,) = write_trace(
-        folder / "evaluation" / "t.parquet", ids, document, everything.records, subject.layout.experts,
-        {"policy": {"model": "m"}},
-    )  # fmt: skip
     write_marks(folder / "policy" / TEXT, marks(range(1000, 1010), "capture"))
     Policy(tables, CACHED, subject.layout, {"predicate": "static"}, {"model": "m"}).save(folder / "policy")
+    record = file_digest(folder / "policy" / RECORD)
+    (trace,) = write_trace(
+        folder / "evaluation" / "t.parquet", ids, document, everything.records, subject.layout.experts,
+        {"policy_record": record},
+    )  # fmt: skip
     differences = np.random.default_rng(0).normal(0.01, 0.02, SEQUENCES) * (LENGTH - 1)
     plain = np.full(SEQUENCES, 4.0 * (LENGTH - 1))
     sequence = np.arange(SEQUENCES)
@@ -218,7 +219,7 @@ def test_a_group_in_two_clusters_is_refused(certified, tmp_path):
 def test_another_policy_s_trace_is_refused(certified, tmp_path):
     shutil.copytree(certified, tmp_path, dirs_exist_ok=True)
     policy = load_policy(tmp_path / "policy")
-    replace(policy, made_from={"model": "another"}).save(tmp_path / "policy")
+    replace(policy, settings=PolicySettings()).save(tmp_path / "policy")
     with pytest.raises(VarError, match="another policy ran"):
         again(tmp_path)
 

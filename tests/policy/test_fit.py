@@ -123,7 +123,7 @@ def test_listed_tokens_are_taken_in_every_context(tmp_path):
     assert len(tables.pairs) and not tables.usable.any()
     ids, _ = another(tmp_path, by_pair, 7)
     assert (usable_rows(take_listed(tables, [2]), ids) >= 0).tolist() == [(ids.ravel() == 2).tolist()] * 2
-    with pytest.raises(VarError, match=r"policy\.static: token id 6"):
+    with pytest.raises(VarError, match=r"policy\.static_tokens: token id 6"):
         take_listed(tables, [6])
 
 

@@ -23,7 +23,8 @@ class PolicyCacheConfig(Block):
     confidence_threshold: float = Field(0.5, ge=0, le=1)
     """confidence of the router from which on what it decided is used again"""
     shared: bool = False
-    """one cache for all sequences of a batch; nothing can be certified of it"""
+    """one cache for all sequences of a batch, for runs of your own; a workflow refuses it, for nothing can be certified
+    of it"""
 
 
 class BudgetConfig(Block):
@@ -79,6 +80,11 @@ class PolicyConfig(Block):
     def _tables_build_on_each_other(self) -> "PolicyConfig":
         if "token" not in self.tables:
             raise ValueError("tables: must name token; pair and position are beside it")
+        if self.enabled and self.cache.capacity and self.cache.shared:
+            raise ValueError(
+                "cache.shared: sequences that share a cache depend on each other, so that nothing can be evaluated and "
+                "certified of them; set it to false"
+            )
         if "position" in self.tables and "pair" not in self.tables:
             raise ValueError("tables: position is a part of pair; name both, or token alone")
         return self
@@ -88,7 +94,7 @@ class EvaluationConfig(Block):
     """How policies are compared with the plain model on held-out text."""
 
     max_sequences: PositiveInt = 512
-    """sequences of the held-out split, evenly spread, that the model is run on"""
+    """sequences of the held-out split, drawn at random, that the model is run on"""
     sequences_per_cluster: PositiveInt = 8
     """sequences at most that share a group of documents; those that do are one unit of all intervals and bounds"""
     batch_sequences: PositiveInt = 8
@@ -108,7 +114,7 @@ class EvaluationConfig(Block):
     """level of the test for the margin"""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """confidence of the intervals"""
-    bootstrap: PositiveInt = 2000
+    bootstrap: PositiveInt = Field(2000, ge=50)
     """resamples of clusters"""
     seed: int = 0
     """seed of all draws"""

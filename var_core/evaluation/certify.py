@@ -8,8 +8,10 @@ import pyarrow.compute as pc
 from var_core.config.policy import CertificateConfig
 from var_core.errors import VarError
 from var_core.evaluation import names
+from var_core.files import file_digest
 from var_core.parquet import read_provenance, read_table
 from var_core.policy.certificate import Losses, Terms, certify
+from var_core.policy.store import RECORD
 from var_core.policy.text import mark_text
 
 _SAME = ("sequence", "cluster", "predicted")
@@ -34,6 +36,8 @@ def certify_evaluated(policy: Path, evaluation: Path, documents: Path, config: C
         If the two arms were not run on the same sequences, or nothing can be certified on them.
     """
     losses_of = read_table(evaluation / f"{names.POLICY}.losses.parquet")
+    if read_provenance(evaluation / f"{names.POLICY}.losses.parquet")["policy_record"] != file_digest(policy / RECORD):
+        raise VarError(f"{evaluation}: another policy was evaluated than {policy} holds; evaluate it again")
     plain, own = (losses_of.filter(pc.field("arm") == arm) for arm in (names.PLAIN, names.POLICY))
     for column in _SAME:
         if not plain[column].equals(own[column]):

@@ -16,7 +16,7 @@ from var_core.evaluation.verdict import verdict
 from var_core.files import canonical_json, read_json, write_json, write_text
 from var_core.parquet import write_table
 from var_core.policy.certificate import read_certificate
-from var_core.policy.make import Recorded
+from var_core.policy.make import Recorded, calibrated_tables
 from var_core.policy.store import Policy, load_policy
 from var_core.policy.tables import token_only
 
@@ -81,8 +81,10 @@ def compare_policies(
     policy, certificate = load_policy(policy_folder), read_certificate(policy_folder)
     rows = evaluation_rows(read_arms(folder, config), config, policy.settings.weights)
     held_out = HeldOut.of(traces, recorded.documents)
-    gains = gain_rows(policy.tables, held_out, recorded, policy_config, config)
-    by_arm = {names.TOKEN_TABLE: token_only(policy.tables), names.POLICY: policy.tables}
+    # The classic predicate saves no pairs, but what they are worth does not depend on the predicate.
+    tables = policy.tables if policy_config.predicate == "agreement" else calibrated_tables(recorded, policy_config)
+    gains = gain_rows(tables, held_out, recorded, policy_config, config)
+    by_arm = {names.TOKEN_TABLE: token_only(tables), names.POLICY: tables}
     frequencies = frequency_rows(by_arm, held_out, recorded, config)
     speed = read_json(folder / "speed.json")
     found = verdict(rows, gains, certificate, speed, config) | {"arms": arm_lines(rows), "gains": gain_lines(gains)}

@@ -74,10 +74,11 @@ class HeldOut:
             np.concatenate([part[name].to_numpy() for part in parts]).astype(np.int64)
             for name in ("sequence", "document")
         )
-        cells, count = np.unique(np.stack([sequence, group[document]]), axis=1, return_counts=True)
-        largest = np.lexsort((-count, cells[0]))
-        first = np.unique(cells[0][largest], return_index=True)[1]
-        return cls(tuple(traces), cells[1][largest][first])
+        width = int(group.max()) + 1
+        cells, count = np.unique(sequence * width + group[document], return_counts=True)
+        largest = np.lexsort((-count, cells // width))
+        first = np.unique((cells // width)[largest], return_index=True)[1]
+        return cls(tuple(traces), (cells % width)[largest][first])
 
 
 def gain_rows(

@@ -34,9 +34,10 @@ def report_text(
     """
     title = f"Routing policies of {run}"
     parts = [title, "=" * len(title), "", *textwrap.wrap(f"{verdict['sentence']}.", _WIDTH), ""]
-    parts += _section("All arms, on the same unseen text", _arms(rows))
+    parts += _section("All arms, on the same unseen text", [*_arms(rows), *_notes(rows, verdict)])
     parts += _section("By layer, the policy as configured", _layers(rows))
-    parts += _section("The classic constraints", _classic(verdict["classic"]))
+    classic = [*_classic(verdict["classic"]), "", "The interval of speed_up are the quartiles of its rounds."]
+    parts += _section("The classic constraints", classic)
     if gains:
         parts += _section(
             "Held-out set agreement of all tables over tables by token id, at equal coverage", _gains(gains)
@@ -86,6 +87,18 @@ def _arms(rows: Sequence[Row]) -> list[str]:
     weights = {row.weights for row in rows} - {None}
     said = f"Weights of experts that the router did not choose: {', '.join(sorted(map(str, weights)))}."
     return [*aligned(arm_lines(rows)), "", *legend, "", said]
+
+
+def _notes(rows: Sequence[Row], verdict: Mapping[str, Any]) -> list[str]:
+    """What must be known beside the numbers."""
+    confidence = next((row.confidence for row in rows if row.confidence is not None), None)
+    said = [
+        "Settings that are chosen by looking at this table need other text: these sequences are then no longer unseen.",
+        *([] if confidence is None else [f"Intervals in brackets are at {confidence:.0%} confidence, each by itself."]),
+        "The test for the margin and all intervals are approximate; bounds of the certificate are not.",
+        *verdict["notes"],
+    ]
+    return ["", *(line for each in said for line in textwrap.wrap(f"* {each}", _WIDTH, subsequent_indent="  "))]
 
 
 def _layers(rows: Sequence[Row]) -> list[str]:

@@ -20,8 +20,9 @@ from var_core.traces.schema import TRACE
 class ShadowTrace(Observer):
     """Context manager that writes the router's decisions on the states that the policy's own decisions led to.
 
-    They are rows as of any trace, so that the policy can be replayed on them: the same code, given the same confidence,
-    decides the same. Weights, entropy and margin are left out.
+    They are rows as of any trace (of sliding windows all tokens, those of the context too), so that the policy can be
+    replayed on them: the same code, given the same confidence, decides the same. Weights, entropy and margin are left
+    out.
 
     Parameters
     ----------

@@ -27,14 +27,15 @@ from var_core.evaluation.arms import (
 )
 from var_core.evaluation.shadow_trace import ShadowTrace
 from var_core.evaluation.text import Selection, Text, select_text
+from var_core.files import file_digest
 from var_core.models.folder import read_record
 from var_core.models.loading import load_causal_model
 from var_core.parquet import read_provenance, write_table
 from var_core.policy.attach import find_weightings
-from var_core.policy.make import Recorded, choose_rows
+from var_core.policy.make import Recorded, calibrated_tables, choose_rows
 from var_core.policy.runtime import Observer
 from var_core.policy.settings import PolicySettings
-from var_core.policy.store import Policy, load_policy
+from var_core.policy.store import RECORD, Policy, load_policy
 from var_core.policy.tables import PolicyTables
 from var_core.policy.ways import Way
 from var_core.progress import Progress
@@ -164,6 +165,7 @@ def evaluate_part(sources: Sources, part: str, arms: Sequence[str], output: Path
         "stage": "evaluation",
         "arms": list(arms),
         "policy": policy.made_from,
+        "policy_record": file_digest(sources.policy / RECORD),
         "text": {key: read_provenance(sources.shards[0])[key] for key in ("run", "split", "corpus", "tokenizer")},
         "sequences": len(text),
         "windows": 1 if sources.config.stride is None else text.input_ids.shape[1] // sources.config.stride,
@@ -220,6 +222,8 @@ def arm_policy(arm: str, policy: Policy, sources: Sources) -> tuple[PolicyTables
         return choose_rows(tables, classic, sources.recorded), settings
     if arm.startswith(names.THRESHOLD):
         threshold = float(arm.removeprefix(names.THRESHOLD))
+        if config.predicate != "agreement":
+            tables = calibrated_tables(sources.recorded, config)
         changed = config.model_copy(update={"predicate": "agreement", "agreement_threshold": threshold})
         return choose_rows(tables, changed, sources.recorded), settings
     kind, same = arm.removesuffix(names.SAME_COVERAGE), arm.endswith(names.SAME_COVERAGE)

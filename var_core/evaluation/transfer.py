@@ -1,11 +1,12 @@
 """Policies of one domain on the text of another."""
 
 import itertools
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from var_core.evaluation import names
 from var_core.evaluation.arms import Arm, run_plain, run_policy
@@ -13,8 +14,8 @@ from var_core.evaluation.results import ArmResult, Row, compare, way_rows
 from var_core.evaluation.results import Clusters as Resampled
 from var_core.evaluation.stage import Sources
 from var_core.evaluation.text import Text
-from var_core.parquet import read_provenance, write_table
-from var_core.policy.make import calibrated_tables, choose_rows
+from var_core.parquet import read_provenance, read_table, write_table
+from var_core.policy.make import Recorded, calibrated_tables, choose_rows
 from var_core.progress import Progress
 
 ALL = "all"
@@ -33,6 +34,7 @@ TRANSFER = pa.schema(
 """A row a (domain that the policy was made on, or all; domain that it was evaluated on; measure)."""
 
 _MEASURES = ("coverage", "set_agreement", "recall_at_k")
+_LOGGER = logging.getLogger(__name__)
 
 
 def evaluate_transfer(sources: Sources, output: Path, code: str) -> None:
@@ -53,21 +55,37 @@ def evaluate_transfer(sources: Sources, output: Path, code: str) -> None:
         "config": sources.config.model_dump(mode="json"),
         "code": code,
     }
-    domains = _domains(sources.recorded.statistics)
-    rows = _matrix(sources, domains) if len(domains) > 1 else []
+    made_on, evaluated_on = _made_on(sources.recorded), _evaluated_on(sources.shards)
+    several = len({*made_on, *evaluated_on}) > 1
+    rows = _matrix(sources, made_on, evaluated_on) if several and evaluated_on else []
     write_table(output, pa.Table.from_pylist(rows, schema=TRANSFER), provenance)
 
 
-def _domains(statistics: Path) -> list[str]:
-    table = pq.read_table(statistics / "layer_stats.parquet", columns=["domain"])
-    return sorted(set(table["domain"].to_pylist()))
+def _made_on(recorded: Recorded) -> list[str]:
+    """Domains with text in both splits that a policy is made from; a small one may have all its groups in another."""
+    counted = _domains([recorded.statistics / "layer_stats.parquet"])
+    calibrated = _domains(recorded.calibration)
+    for domain in sorted(counted ^ calibrated):
+        _LOGGER.warning(
+            "domain %s has no text in one of the splits capture and calibration: no policy of its own", domain
+        )
+    return sorted(counted & calibrated)
 
 
-def _matrix(sources: Sources, domains: list[str]) -> list[dict[str, object]]:
+def _evaluated_on(shards: Sequence[Path]) -> list[str]:
+    return sorted(_domains(shards))
+
+
+def _domains(paths: Sequence[Path]) -> set[str]:
+    parts = (read_table(path, ["domain"])["domain"].unique().to_pylist() for path in paths)
+    return set(itertools.chain.from_iterable(parts))
+
+
+def _matrix(sources: Sources, domains: Sequence[str], evaluated_on: Sequence[str]) -> list[dict[str, object]]:
     """Rows of all cells."""
     policy = sources.load_policy()
-    most = max(sources.config.max_sequences // len(domains), 1)
-    texts = [sources.text(domain, most) for domain in domains]
+    most = max(sources.config.max_sequences // len(evaluated_on), 1)
+    texts = [sources.text(domain, most) for domain in evaluated_on]
     subject = sources.subject(policy)
     rows: list[dict[str, object]] = []
     tokens = sum(text.input_ids.size for text in texts)
@@ -77,7 +95,7 @@ def _matrix(sources: Sources, domains: list[str]) -> list[dict[str, object]]:
             tables = policy.tables
             if made_on != ALL:
                 own = calibrated_tables(sources.recorded, sources.policy_config, (made_on,))
-                tables = choose_rows(own, sources.policy_config, sources.recorded)
+                tables = choose_rows(own, sources.policy_config, sources.recorded, (made_on,))
             for text, before in zip(texts, plain, strict=True):
                 arm = run_policy(subject, text, tables, policy.settings, progress.advance)
                 rows += _cell(made_on, _result(names.POLICY, text, arm), before, sources)

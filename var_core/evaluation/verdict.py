@@ -6,6 +6,7 @@ from typing import Any
 
 from var_core.config.policy import EvaluationConfig
 from var_core.evaluation import names
+from var_core.evaluation.paired import MarginTest, margin_verdict
 from var_core.evaluation.results import Row
 
 CLASSIC_LEARNED, CLASSIC_LOSS, CLASSIC_SPEED = 0.15, 0.05, 1.0
@@ -96,7 +97,8 @@ def verdict(
         if (row := find(rows, arm, "relative_loss")) is not None
     }
     return {
-        "sentence": sentence(coverage, relative, agreement, margin, certificate, speed),
+        "sentence": sentence(coverage, relative, agreement, margin, certificate, speed, config),
+        "notes": sorted({row.note for row in rows if row.note}),
         "coverage": asdict(coverage),
         "relative_loss": asdict(relative),
         "set_agreement": None if agreement is None else asdict(agreement),
@@ -111,29 +113,48 @@ def verdict(
 
 
 def margin_words(within: float | None, beyond: float | None, config: EvaluationConfig) -> str:
-    """The verdict of the non-inferiority test."""
-    if within is not None and within <= config.alpha:
-        return "within the margin"
-    return "not within the margin" if beyond is not None and beyond <= config.alpha else "inconclusive"
+    """The verdict of the non-inferiority test; inconclusive where there was none."""
+    if within is None or beyond is None:
+        return "inconclusive"
+    return margin_verdict(MarginTest(within, beyond), config.alpha)
 
 
 def sentence(
     coverage: Row, relative: Row, agreement: Row | None, margin: str, certificate: Mapping[str, Any],
-    speed: Mapping[str, Any],
+    speed: Mapping[str, Any], config: EvaluationConfig,
 ) -> str:  # fmt: skip
     """What VAR can do for this model, in one line."""
-    promised = [each["bound"] for each in certificate["promises"] if each["name"] == "set_agreement"]
-    certified = f", certified at least {min(promised):.2f} at every layer" if promised else ""
-    agree = "" if agreement is None else f"; {agreement.value:.1%} of these are the router's own{certified}"
+    said = [f"{coverage.value:.1%}{_ends(coverage)} of routing decisions {_without(coverage, certificate)}"]
+    if agreement is not None:
+        said.append(f"{agreement.value:.1%} of these are the router's own{_certified(certificate)}")
+    allowed = f"{config.margin:.0%} of the {config.margin_kind}"
+    within = f"inconclusive for a margin of {allowed}" if margin == "inconclusive" else f"{margin} of {allowed}"
+    said.append(f"the loss changes by {relative.value:+.2%}{_ends(relative, sign=True)}, {within}")
     faster = "faster" if speed["low"] > 1 else "slower" if speed["high"] < 1 else "neither faster nor slower"
-    without = "need no router (stored weights)"
-    if coverage.weights == "live":
-        without = "can be made without the router, which still weights the experts (live weights)"
-    return (
-        f"{coverage.value:.1%}{_ends(coverage)} of routing decisions {without}{agree}; the loss changes by "
-        f"{relative.value:+.2%}{_ends(relative, sign=True)}, {margin}; on this machine ({speed['device']}) the forward "
-        f"pass is {faster} ({speed['median']:.2f} times the plain model's speed)"
+    said.append(
+        f"on this machine ({speed['device']}) the forward pass is {faster}: {speed['median']:.2f} times the plain "
+        f"model's speed (quartiles {speed['low']:.2f} to {speed['high']:.2f})"
     )
+    return "; ".join(said)
+
+
+def _certified(certificate: Mapping[str, Any]) -> str:
+    promised = [each["bound"] for each in certificate["promises"] if each["name"] == "set_agreement"]
+    if not promised:
+        return ""
+    confidence = certificate["terms"]["confidence"]
+    return (
+        f" (on average over sequences at least {min(promised):.2f} at each of {len(promised)} layers, with confidence "
+        f"{confidence:g})"
+    )
+
+
+def _without(coverage: Row, certificate: Mapping[str, Any]) -> str:
+    if certificate.get("budget"):
+        return "are not the router's, which still runs where no table speaks (a budget limits its decisions)"
+    if coverage.weights == "live":
+        return "are made without the router, which still weights the experts (live weights)"
+    return "need no router (stored weights)"
 
 
 def _needed(rows: Sequence[Row], arm: str, measure: str) -> Row:

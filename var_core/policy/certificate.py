@@ -124,8 +124,7 @@ def certify(folder: Path, trace: Path, losses: Losses, tried_on: pa.Table, terms
     if policy.settings.cache is not None and policy.settings.cache.shared:
         raise VarError(f"{folder}: sequences that share a cache depend on each other; nothing can be certified of them")
     check_no_overlap(read_marks(folder / TEXT), tried_on, folder)
-    if read_provenance(trace).get("policy") != policy.made_from:
-        raise VarError(f"{trace}: another policy ran when it was recorded than {folder} holds; evaluate it again")
+    _check_policy(folder, trace)
     sums = _replayed(policy, trace)
     _check_sequences(folder, sums, losses)
     _check_clusters(trace, losses, tried_on)
@@ -146,8 +145,11 @@ def _content(policy: Policy, sums: SequenceSums, losses: Losses, terms: Terms) -
     return {
         "format": FORMAT,
         "terms": asdict(terms) | {"clip": list(terms.clip)},
+        "weights": policy.settings.weights,
+        "budget": policy.settings.budget is not None,
         "unit": "clusters of sequences without a group of documents in common; promises are about the mean over "
-        "sequences drawn as these were",
+        "sequences of this length, read whole and not generated, drawn as these were; drawn sequences that would have "
+        "joined two clusters, or made one larger than allowed, were passed over",
         "clusters": len(np.unique(losses.cluster)),
         "sequences": len(sums.sequence),
         "made_from": policy.made_from,
@@ -161,6 +163,12 @@ def _check_sequences(folder: Path, sums: SequenceSums, losses: Losses) -> None:
     most = sums.decisions.sum(axis=2).max(axis=1)[np.argsort(sums.sequence)]
     if (losses.predicted[np.argsort(losses.sequence)] > most).any():
         raise VarError(f"{folder / LOSSES}: more tokens are predicted than the trace has; evaluate the policy again")
+
+
+def _check_policy(folder: Path, trace: Path) -> None:
+    """Check that it was this very policy, its record and so its tables, that ran when a trace was recorded."""
+    if read_provenance(trace).get("policy_record") != file_digest(folder / RECORD):
+        raise VarError(f"{trace}: another policy ran when it was recorded than {folder} holds; evaluate it again")
 
 
 def _check_clusters(trace: Path, losses: Losses, tried_on: pa.Table) -> None:
@@ -232,7 +240,8 @@ def promises(sums: SequenceSums, losses: Losses, terms: Terms) -> list[dict[str,
     difference = losses.policy - losses.plain
     longest = terms.sequence_length * terms.sequences_per_cluster
     loss = clipped_loss_bound(difference, losses.predicted, longest, terms.clip, delta, _METHOD, losses.cluster)
-    clipped = np.clip(difference / losses.predicted, *terms.clip) * losses.predicted
+    counts = np.maximum(losses.predicted, 1)
+    clipped = np.clip(difference / counts, *terms.clip) * losses.predicted
     mean = float(clipped.sum() / losses.predicted.sum())
     found.append(
         _promise("clipped_loss_increase", "at most", loss.bound, mean, sums_by(losses.cluster, losses.predicted))
@@ -325,6 +334,7 @@ def _verify_numbers(folder: Path, certificate: Mapping[str, Any]) -> Iterator[Ch
     try:
         policy = load_policy(folder)
         evidence = _read_evidence(folder, len(policy.layout))
+        _check_policy(folder, folder / TRACE_FILE)
         again, losses = _replayed(policy, folder / TRACE_FILE), Losses.load(folder)
         _check_sequences(folder, again, losses)
         tried_on = read_marks(folder / TRIED_ON)
@@ -335,7 +345,7 @@ def _verify_numbers(folder: Path, certificate: Mapping[str, Any]) -> Iterator[Ch
     except (VarError, ValueError, KeyError, TypeError) as error:
         yield Check("replay", False, str(error))
         return
-    differing = [name for name in vars(again) if not np.array_equal(getattr(again, name), getattr(evidence, name))]
+    differing = [name for name in vars(again) if not _alike(getattr(again, name), getattr(evidence, name))]
     yield Check("replay", not differing, f"{EVIDENCE}: {', '.join(differing)} not as replayed" if differing else "")
     for name in sorted(own.keys() - {"promises"}):
         said = "" if certificate.get(name) == own[name] else f"says {certificate.get(name)!r}, it is {own[name]!r}"
@@ -349,6 +359,14 @@ def _verify_numbers(folder: Path, certificate: Mapping[str, Any]) -> Iterator[Ch
         line = f"{made['name']}{layer} {made['direction']} {made['bound']:.6g}{clip}"
         same = _same(made, recomputed)
         yield Check(line, same, "" if same else f"recomputed: {recomputed['bound']:.6g}")
+
+
+def _alike(again: NDArray[Any], evidence: NDArray[Any]) -> bool:
+    """Whether whole numbers are the same, and sums but for the order in which a machine adds."""
+    if again.shape != evidence.shape:
+        return False
+    close = again == evidence if again.dtype.kind == "i" else np.abs(again - evidence) <= _SAME
+    return bool(close.all())
 
 
 def _same(made: Mapping[str, Any], own: Mapping[str, Any]) -> bool:

@@ -207,7 +207,7 @@ def take_listed(tables: PolicyTables, token_ids: Sequence[int]) -> PolicyTables:
     V = tables.vocabulary
     for token in token_ids:
         if not 0 <= token < V:
-            raise VarError(f"policy.static: token id {token} is not one of 0 to {V - 1}")
+            raise VarError(f"policy.static_tokens: token id {token} is not one of 0 to {V - 1}")
     listed = torch.tensor(list(token_ids), dtype=torch.int64)
     of_row = torch.cat((torch.arange(V), tables.pairs % V))
     usable = tables.usable.clone()

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from var_core.config.policy import PolicyConfig
@@ -101,7 +103,7 @@ def make_policy(recorded: Recorded, config: PolicyConfig, tokenizer: str, output
         settings_of(config),
         recorded.layout,
         {
-            **config.model_dump(mode="json", exclude={"cache", "budget", "weights"}),
+            **config.model_dump(mode="json", exclude={"cache", "budget", "weights", "audit", "enabled"}),
             "isolate_documents": recorded.isolate_documents,
             "run": provenance["run"],
             "code": code,
@@ -111,6 +113,7 @@ def make_policy(recorded: Recorded, config: PolicyConfig, tokenizer: str, output
             "tokenizer": tokenizer,
             "corpus": provenance["corpus"]["digest"],
             "statistics": digest_of(provenance),
+            "fitting": digest_of([read_provenance(path)["content"] for path in recorded.fitting]),
             "calibration": digest_of([read_provenance(path)["content"] for path in recorded.calibration]),
             "text": file_digest(output / TEXT),
         },
@@ -146,27 +149,45 @@ def calibrated_tables(recorded: Recorded, config: PolicyConfig, domains: Collect
     )  # fmt: skip
 
 
-def choose_rows(tables: PolicyTables, config: PolicyConfig, recorded: Recorded) -> PolicyTables:
-    """Let the fast path take what the predicate says, and the static tokens."""
+def choose_rows(
+    tables: PolicyTables, config: PolicyConfig, recorded: Recorded, domains: Collection[str] | None = None
+) -> PolicyTables:
+    """Let the fast path take what the predicate says, and the static tokens.
+
+    Parameters
+    ----------
+    tables : PolicyTables
+        Calibrated.
+    config : PolicyConfig
+    recorded : Recorded
+        Whose counts and entropies the classic predicate goes by.
+    domains : collection of str, optional
+        Only those of these domains.
+    """
     if config.predicate == "agreement":
         chosen = take_agreeing(tables, config.agreement_threshold)
     else:
         chosen = take_classic(
-            tables, *mean_entropies(recorded.statistics, len(tables.experts), tables.vocabulary),
+            tables, *mean_entropies(recorded.statistics, len(tables.experts), tables.vocabulary, domains),
             config.frequency_threshold, config.entropy_threshold,
         )  # fmt: skip
     return take_listed(chosen, config.static_tokens) if config.static_tokens else chosen
 
 
-def mean_entropies(statistics: Path, layers: int, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Occurrences and mean router entropy of every token id at every layer, over all domains.
+def mean_entropies(
+    statistics: Path, layers: int, vocabulary: int, domains: Collection[str] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Occurrences and mean router entropy of every token id at every layer, over all domains or some.
 
     Returns
     -------
     n, entropy : torch.Tensor
         [L, V]; entropy NaN where a token id did not occur.
     """
-    table = read_table(statistics / "token_stats.parquet", ["layer", "token_id", "n", "router_entropy_mean"])
+    columns = ["domain", "layer", "token_id", "n", "router_entropy_mean"]
+    table = read_table(statistics / "token_stats.parquet", columns)
+    if domains is not None:
+        table = table.filter(pc.is_in(table["domain"], pa.array(sorted(domains))))
     if table["router_entropy_mean"].null_count:
         raise VarError(
             f"{statistics}: logits were not recorded, so there is no router entropy; set policy.predicate: agreement"
