@@ -17,7 +17,7 @@ def recorded(tmp_path):
     ids = text(0)
     statistics, traces = write_split(tmp_path / "fit", ids, routed(ids, by_pair))
     layers = read_table(statistics / "layer_stats.parquet")
-    other = layers.set_column(layers.schema.get_field_index("domain"), "domain", pa.array(["e"] * len(layers)))
+    other = pa.table([pa.array(["e"] * len(layers)), *layers.columns[1:]], schema=layers.schema)
     write_table(statistics / "layer_stats.parquet", pa.concat_tables([layers, other]), {})
     return Recorded(statistics, tuple(traces), tuple(traces), tmp_path / "documents.parquet")
 
