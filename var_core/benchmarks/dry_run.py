@@ -19,7 +19,7 @@ from var_core.benchmarks.timing import FEWEST_ROUNDS, Figure, figure
 from var_core.errors import VarError
 from var_core.report.pages import ROOT
 
-MICRO_SHARDS = {"capture": 9000, "heldout": 1000}
+MICRO_SHARDS = {"capture": 8000, "calibration": 500, "tuning": 500, "heldout": 1000}
 JOBS = (100, 200, 400, 1000)
 """Capture jobs; a tenth of them for held-out text."""
 _MB = 1 << 20
@@ -44,7 +44,8 @@ def dry_run(jobs: int) -> dict[str, float]:
     VarError
         If Snakemake fails.
     """
-    shards = {"capture": jobs - jobs // 10, "heldout": jobs // 10}
+    each = sum(MICRO_SHARDS.values()) // jobs
+    shards = {split: number // each for split, number in MICRO_SHARDS.items()}
     with tempfile.TemporaryDirectory() as scratch:
         # YAML is a superset of JSON.
         Path(scratch, "scale.yaml").write_text(
