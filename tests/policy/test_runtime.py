@@ -132,6 +132,41 @@ def test_a_record_has_the_confidence_of_a_router_that_was_asked(subject, ids):
         torch.testing.assert_close(record.confidence[record.asked], logits.softmax(dim=1).amax(dim=1))
 
 
+def contexts(ids, counts, starts, window):
+    """The same token by token: the last ids of the document, -1 before it and for padding."""
+    for row in range(len(ids)):
+        met = []
+        for token, counted, start in zip(ids[row], counts[row], starts[row], strict=True):
+            met = ([] if start else met) + ([token] if counted else [])
+            yield ([-1] * window + met)[-window:] if counted else [-1] * window
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+def test_a_record_has_the_context_that_the_cache_goes_by(mixtral, ids, window):
+    settings = replace(CACHED, cache=replace(CACHED.cache, limits=CacheLimits(window, 16, 100)))
+    # Padding in the middle of a row and at both ends, and two documents in a row.
+    mask = torch.ones_like(ids)
+    mask[0, :5], mask[1, 7:9], mask[1, -3:] = 0, 0, 0
+    positions = torch.arange(ids.shape[1]).repeat(2, 1)
+    positions[0, 20:] -= 20
+
+    def in_parts():
+        past, at = None, 0
+        with torch.inference_mode():
+            for part in ids.split([9, 1, 13, ids.shape[1] - 23], dim=1):
+                now = slice(at, at := at + part.shape[1])
+                given = {"attention_mask": mask[:, :at], "position_ids": positions[:, now]}
+                past = mixtral.model(part, past_key_values=past, use_cache=True, **given).past_key_values
+
+    records = [record for record in collected(mixtral, table(mixtral, ids), settings, in_parts) if record.layer == 1]
+    found = torch.cat([record.context.view(2, -1, window) for record in records], dim=1).flatten(0, 1)
+    parts = [torch.cat([getattr(record.tokens, name) for record in records], dim=1) for name in ("counts", "starts")]
+    assert parts[1].sum() == 3
+    assert found.tolist() == list(contexts(ids.tolist(), *(part.tolist() for part in parts), window))
+    plain = collected(mixtral, table(mixtral, ids), PolicySettings(), lambda: mixtral.logits(ids))
+    assert all(record.context is None for record in plain)
+
+
 def test_what_is_cached_is_what_was_learned_in_that_context(subject, ids):
     records = collected(subject, table(subject, ids), CACHED, lambda: subject.logits(ids))
     for record in records:

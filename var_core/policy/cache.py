@@ -123,6 +123,11 @@ class ContextCache:
         self._ends[:] = _NOTHING
 
     @property
+    def recent(self) -> Wholes:
+        """Token ids that the next context of each sequence begins with, int64 [S, window - 1]; -1 for none."""
+        return self._recent
+
+    @property
     def writers(self) -> Wholes:
         """Place in the last step of the token that wrote each slot last, int64 [memories, capacity]; -1 for none."""
         return self._links[:, :, 4]

@@ -27,6 +27,9 @@ class Decider:
         bool [L], on the host: layers whose tables, cache and budget are used; the others are their routers' alone.
     remembered : Remembered or None
         Decisions in contexts that were met; None without a cache.
+    recent : torch.Tensor or None
+        int64 [S, context_window - 1], on the host: token ids before the pass that is running, of which
+        :meth:`var_core.policy.sequences.Tokens.contexts` makes the keys of the cache; None without a cache.
     """
 
     def __init__(self, tables: PolicyTables, settings: PolicySettings) -> None:
@@ -36,6 +39,7 @@ class Decider:
         self._sequences = 0
         self._cache: ContextCache | None = None
         self.remembered: Remembered | None = None
+        self.recent: torch.Tensor | None = None
         self._budget: Budget | None = None
         self._limited: Limited | None = None
         self._step: Step | None = None
@@ -82,6 +86,7 @@ class Decider:
         fast_row = tables.usable_row(rows)
         found = None
         if self._cache is not None:
+            self.recent = torch.from_numpy(self._cache.recent.copy())
             looked_up = self._cache.look_up(*(part.numpy() for part in (tokens.ids, tokens.starts, tokens.counts)))
             found = Found.of(looked_up, self._cache.writers, device)
         known = None

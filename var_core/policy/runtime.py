@@ -49,6 +49,8 @@ class DecisionRecord:
         bool [T].
     learned_experts : torch.Tensor
         int64 [T, k]: what the router decided where it was asked.
+    recent : torch.Tensor or None
+        int64 [S, W - 1], on the host: token ids before the pass, of which :attr:`context` is made.
     """
 
     step: int
@@ -61,6 +63,16 @@ class DecisionRecord:
     logits: torch.Tensor
     asked: torch.Tensor
     learned_experts: torch.Tensor
+    recent: torch.Tensor | None = None
+
+    @property
+    def context(self) -> torch.Tensor | None:
+        """The cache's key of each token, worked out when it is read; the same at all layers.
+
+        int64 [T, W], on the host: the last `context_window` token ids, the token's own the last of them; -1 where
+        there is none, and for padding. None without a cache.
+        """
+        return None if self.recent is None else self.tokens.contexts(self.recent)
 
     @property
     def confidence(self) -> torch.Tensor:
@@ -272,7 +284,10 @@ class RuntimePolicy(Hooked):
         if not self._observers or self._tokens is None:
             return
         scoring, decided = self._layout.layers[layer].scoring, (given.experts, given.weights, ways.way)
-        record = DecisionRecord(self._passes, layer, self._tokens, *decided, scoring, logits, ways.asked, experts)
+        shadow = (logits, ways.asked, experts)
+        record = DecisionRecord(
+            self._passes, layer, self._tokens, *decided, scoring, *shadow, recent=self._decider.recent
+        )
         for observer in self._observers:
             observer.decided(record)
         if layer == len(self._sites) - 1:

@@ -40,6 +40,28 @@ class Tokens:
     sequence: torch.Tensor
     place: torch.Tensor
 
+    def contexts(self, recent: torch.Tensor) -> torch.Tensor:
+        """What each token's decision is remembered by: the last token ids of its document, its own the last of them.
+
+        Parameters
+        ----------
+        recent : torch.Tensor
+            int64 [S, W - 1]: last token ids of each sequence before this pass, on the host; -1 for none.
+
+        Returns
+        -------
+        torch.Tensor
+            int64 [S * T, W]; -1 before the document's start, and for padding.
+        """
+        before, counts = recent.shape[1], self.counts
+        # Padding moved to the end of each row, so that what precedes a token stands before it.
+        order = (~counts).to(torch.int8).argsort(dim=1, stable=True)
+        known = torch.cat((recent, self.ids.gather(1, order)), dim=1)
+        back = torch.arange(before, -1, -1)
+        place = (before + counts.cumsum(dim=1) - 1)[:, :, None] - back
+        found = known.gather(1, place.clamp_min(0).flatten(1)).view(place.shape)
+        return found.masked_fill(back > self.position[:, :, None], -1).flatten(0, 1)
+
 
 class Sequences:
     """Follows the S sequences of a batch through prefill and decoding.
