@@ -213,6 +213,59 @@ def test_generation_goes_through_the_policy(mixtral, ids):
     assert torch.equal(same, mixtral.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=96))
 
 
+@pytest.fixture
+def endings(mixtral):
+    """The model's configuration of generation, which a test may change."""
+    config = mixtral.model.generation_config
+    kept = config.eos_token_id, config.pad_token_id
+    yield config
+    config.eos_token_id, config.pad_token_id = kept
+
+
+@pytest.mark.parametrize("padding", ["another token", "the end token"])
+def test_what_follows_the_end_of_a_generated_row_does_not_count(mixtral, ids, endings, padding):
+    """A finished row went on spending budget, and being audited, as long as any other row of its batch was written."""
+    endings.eos_token_id = None
+    prompts, new = ids[:, :8], 12
+    made = mixtral.model.generate(prompts, max_new_tokens=new, do_sample=False, pad_token_id=96)[:, 8:].tolist()
+    # The second row ends with a token of the third step or later that it had not written, nor the first row ever.
+    steps = [at for at in range(2, new - 3) if made[1][at] not in made[0] + made[1][:at]]
+    at = steps[0]
+    endings.eos_token_id = made[1][at]
+    endings.pad_token_id = endings.eos_token_id if padding == "the end token" else 96
+    assert 96 not in made[0] + made[1]
+
+    def generate():
+        return mixtral.model.generate(prompts, max_new_tokens=new, do_sample=False)
+
+    audit = ShadowAudit(AuditMonitor([0.0] * 3, 0.05), share=1.0, unit="decision")
+    settings = replace(CACHED, budget=BudgetSettings(1.0, 10))
+    records = []
+    with mixtral.policy(table(mixtral, ids), settings, observers=[Collector(records), audit]) as policy:
+        written = generate()[:, 8:].tolist()
+    assert written == [made[0], made[1][: at + 1] + [endings.pad_token_id] * (new - at - 1)]
+    # Of the prompts everything; of what was written all that was read again: up to the end, that itself included.
+    expected = [8 + new - 1, 8 + at + 1]
+    assert policy.counts.by_way.sum(dim=1).tolist() == [sum(expected)] * 3
+    ways = torch.cat([record.way.view(2, -1) for record in records if record.layer == 0], dim=1)
+    assert (ways >= 0).sum(dim=1).tolist() == expected
+
+
+def test_ends_in_prompts_and_in_text_that_is_read_on_count(mixtral, ids, endings):
+    endings.eos_token_id, endings.pad_token_id = [3, 4], 95
+    text = ids.clone()
+    text[:, 10:13], text[0, 20], text[1, 21] = 3, 4, 3
+    with mixtral.policy(table(mixtral, ids)) as policy, torch.inference_mode():
+        # A prompt with ends in a row, then more than a token at a time, then a token at a time with ends among others.
+        past = mixtral.model(text[:, :12], use_cache=True).past_key_values
+        for part in text[:, 12:].split([2, 2] + [1] * (text.shape[1] - 16), dim=1):
+            past = mixtral.model(part, past_key_values=past, use_cache=True).past_key_values
+    in_a_row = sum(
+        int(((row[17:] <= 4) & (row[17:] >= 3) & (row[16:-1] <= 4) & (row[16:-1] >= 3)).sum()) for row in text
+    )
+    assert policy.counts.by_way.sum(dim=1).tolist() == [text.numel() - in_a_row] * 3
+
+
 def test_a_shared_cache_outlives_its_sequences(mixtral, ids):
     shared = replace(CACHED, cache=replace(CACHED.cache, shared=True, confidence_threshold=0.0))
     with mixtral.policy(table(mixtral, ids), shared) as policy:

@@ -12,7 +12,7 @@ from var_core.errors import VarError
 from var_core.policy.decide import Given, Ways
 from var_core.policy.decider import Decider
 from var_core.policy.router_rows import PartialRouter, RunRouter
-from var_core.policy.sequences import Sequences, Tokens
+from var_core.policy.sequences import Endings, Sequences, Tokens
 from var_core.policy.settings import PolicySettings
 from var_core.policy.tables import PolicyTables
 from var_core.policy.ways import Way
@@ -115,6 +115,10 @@ class RuntimePolicy(Hooked):
     A pass with no key-value cache behind it begins new sequences: their contexts, budgets and audits start anew.
     Generating without that cache, every step of which repeats all tokens before it, is therefore refused.
 
+    What `generate` feeds to the finished rows of a batch is no decision of anybody's: it is not counted, audited, or
+    paid for. Which tokens those are is read from ``model.generation_config`` (end and padding) when the policy is made;
+    others that are given to `generate` alone are not known.
+
     Parameters
     ----------
     model : transformers.PreTrainedModel
@@ -159,7 +163,7 @@ class RuntimePolicy(Hooked):
         self._weightings, self._observers = weightings or {}, observers
         self._decider = Decider(tables.to(_device(model)), settings)
         self._routers = [PartialRouter(model, site, self._asks(site.layer)) for site in sites]
-        self._sequences, self._passes = Sequences(first_sequence), -1
+        self._sequences, self._passes = Sequences(first_sequence, Endings.of(model)), -1
         self._tokens: Tokens | None = None
         self._chosen: dict[int, tuple[Ways, torch.Tensor]] = {}
         self.counts = Counts(torch.zeros(len(sites), len(Way), dtype=torch.int64))

@@ -63,13 +63,42 @@ class Tokens:
         return found.masked_fill(back > self.position[:, :, None], -1).flatten(0, 1)
 
 
+@dataclass(frozen=True)
+class Endings:
+    """What ends a sequence that a model writes, and what it is fed from then on.
+
+    Attributes
+    ----------
+    ends, fillers : tuple of int
+        Token ids; one may be both.
+    """
+
+    ends: tuple[int, ...] = ()
+    fillers: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, model: Any) -> "Endings":
+        """As a model's configuration of generation says."""
+        config = getattr(model, "generation_config", None)
+        ends = getattr(config, "eos_token_id", None)
+        filler = getattr(config, "pad_token_id", None)
+        listed = () if ends is None else tuple(int(each) for each in ([ends] if isinstance(ends, int) else ends))
+        return cls(listed, () if filler is None else (int(filler),))
+
+
 class Sequences:
     """Follows the S sequences of a batch through prefill and decoding.
+
+    What a batch's finished rows are fed while others go on is padding, though the model is told that it counts: in
+    passes of one token a sequence, with others before it, ends and fillers behind an end. Elsewhere, as in prompts and
+    packed text, these are tokens like any other.
 
     Parameters
     ----------
     first : int, optional
         Number of the first sequence.
+    endings : Endings, optional
+        Tokens that end a sequence, and that fill it up behind its end; none are known by default.
 
     Attributes
     ----------
@@ -77,11 +106,14 @@ class Sequences:
         Number of the next sequence that begins.
     """
 
-    def __init__(self, first: int = 0) -> None:
+    def __init__(self, first: int = 0, endings: Endings = Endings()) -> None:
         if first < 0:
             raise VarError(f"first_sequence is {first}; sequences are numbered from 0")
         self._length, self.next = 0, first
         self._begun: torch.Tensor | None = None
+        self._ends = np.array(endings.ends, np.int64)
+        self._behind = np.array([*endings.ends, *endings.fillers], np.int64)
+        self._ended = np.zeros(0, np.bool_)
         # Of each sequence: tokens met, the last of them, and the next one's place in its document.
         self._met, self._last, self._positions = np.zeros((3, 0), np.int64)
 
@@ -144,6 +176,7 @@ class Sequences:
         # One transfer, the only one that a policy without a budget makes for its bookkeeping.
         host = torch.stack(list(parts)).cpu()
         token_ids, given_positions, counted = host.numpy()
+        self._leave_out_endings(token_ids, counted)
         starts = np.zeros(ids.shape, np.bool_)
         previous, position, number = np.full((3, *ids.shape), -1, np.int64)
         _follow(
@@ -161,6 +194,16 @@ class Sequences:
         sequence = torch.arange(self.next - len(ids), self.next)
         own = [torch.from_numpy(part) for part in (starts, previous, position)]
         return Tokens(host[0], host[2].bool(), own[0], own[1], own[2], sequence, torch.from_numpy(number))
+
+    def _leave_out_endings(self, token_ids: Wholes, counted: Wholes) -> None:
+        """Take what finished sequences are fed for padding; `counted` is changed."""
+        length = token_ids.shape[1]
+        if self._length == length or length > 1:
+            self._ended = np.zeros(len(token_ids), np.bool_)
+        elif self._ends.size:
+            filled = self._ended & np.isin(token_ids[:, 0], self._behind)
+            counted[:, 0] &= ~filled
+            self._ended = filled | np.isin(token_ids[:, 0], self._ends)
 
 
 @compiled
