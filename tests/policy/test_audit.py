@@ -9,6 +9,7 @@ from scipy import stats
 from clustered import ClusteredText
 from var_core.errors import VarError
 from var_core.policy.audit import BETS, HIGHEST_CERTIFIED, AuditMonitor, sequence_means, watched_agreement
+from var_core.policy.clusters import ClusterMeans
 
 ALPHA = 0.05
 RUNS = 1000
@@ -125,6 +126,47 @@ def test_hard_sequences_alarm_a_monitor_of_decisions_but_not_one_of_sequences(ha
     sequences = AuditMonitor(np.full(400, CERTIFIED), ALPHA, family=1)
     sequences.update(means, present)
     assert sequences.alarmed.mean() <= ALPHA
+
+
+def groups_of_sequences(runs, random):
+    """Streams of 150 groups of 8 sequences in a row, whose groups' means are Beta, as certified in the mean."""
+    groups = random.beta(4 * CERTIFIED, 4 * (1 - CERTIFIED), size=(150, runs)).repeat(8, axis=0)
+    return random.binomial(40, groups) / 40
+
+
+def test_dependent_sequences_need_their_groups_key():
+    """Each alone, 8 in a row that are hard together alarm a monitor whose layer is as good as certified."""
+    runs = 200
+    sequences, numbers = groups_of_sequences(runs, np.random.default_rng(6)), np.arange(1200)
+    assert watched(sequences).alarmed.mean() > 0.5
+    clusters, monitor = (
+        ClusterMeans(lambda number: number // 8, runs),
+        AuditMonitor([CERTIFIED] * runs, ALPHA, family=1),
+    )
+    for start in range(0, 1200, 50):
+        rows = slice(start, start + 50)
+        monitor.update(*clusters.add(numbers[rows], sequences[rows], np.ones((50, runs), bool)))
+    monitor.update(*clusters.end())
+    assert monitor.observed[~monitor.alarmed].tolist() == [150] * int((~monitor.alarmed).sum())
+    assert monitor.alarmed.mean() <= ALPHA
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_clusters_are_closed_as_one_after_another_would_be(seed):
+    random = np.random.default_rng(seed)
+    keys, size = np.sort(random.integers(4, size=30)), (30, 2)
+    means, present = random.random(size), random.random(size) < 0.6
+    clusters, closed, at = ClusterMeans(lambda number: keys[number], 2), [], 0
+    while at < 30:
+        rows = np.arange(at, min(30, at := at + int(random.integers(1, 12))))
+        closed.append(clusters.add(rows, means[rows], present[rows]))
+    closed.append(clusters.end())
+    found = [np.concatenate(parts) for parts in zip(*closed, strict=True)]
+    expected = sequence_means(means, present, keys)
+    seen = expected[1].any(axis=1)
+    np.testing.assert_allclose(found[0], expected[0][seen])
+    assert found[1].tolist() == expected[1][seen].tolist()
 
 
 def test_sequence_means_by_hand():

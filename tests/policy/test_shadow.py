@@ -56,6 +56,18 @@ def test_what_keeps_its_promise_goes_on(mixtral, tables):
     assert audit.monitor.observed.min() == audit.monitor.observed.max() and 40 < audit.monitor.observed[0] < 80
 
 
+def test_groups_of_sequences_count_once(mixtral, tables):
+    """Ten passes of 4 sequences, 5 of which are a group: a group goes on through passes."""
+    alone = ShadowAudit(AuditMonitor([0.0] * 3, 0.05), share=1.0)
+    run(mixtral, tables["good"], alone, texts(10))
+    grouped = ShadowAudit(AuditMonitor([0.0] * 3, 0.05), share=1.0, cluster=lambda number: number // 5)
+    run(mixtral, tables["good"], grouped, texts(10))
+    assert alone.monitor.observed.tolist() == [40] * 3 and grouped.monitor.observed.tolist() == [8] * 3
+    assert grouped.monitor.total.tolist() == pytest.approx((alone.monitor.total / 5).tolist())
+    with pytest.raises(VarError, match="groups are of sequences"):
+        ShadowAudit(AuditMonitor([0.0], 0.05), share=1.0, unit="decision", cluster=lambda number: number)
+
+
 def test_the_share_is_audited_and_no_more(mixtral, tables):
     audit = ShadowAudit(AuditMonitor([0.0, 0.0, 0.0], alpha=0.05), share=0.1, unit="decision")
     policy = run(mixtral, tables["good"], audit, texts(30))

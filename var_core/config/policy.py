@@ -38,12 +38,13 @@ class BudgetConfig(Block):
 
 
 class AuditConfig(Block):
-    """The audit of a running policy."""
+    """The audit of a running policy; its bound is for sequences that are independent, and of the certified kind."""
 
     share: float = Field(0.05, gt=0, le=1)
     """share of the sequences whose replaced decisions the router makes again, to compare"""
     alpha: float = Field(0.05, gt=0, lt=1)
-    """probability that a layer which is as good as certified is ever switched off"""
+    """probability that any layer which is as good as certified is ever switched off, on sequences that come
+    independently of each other and are of the kind and length that was certified"""
 
 
 class PolicyConfig(Block):

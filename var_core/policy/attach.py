@@ -12,8 +12,9 @@ from var_core.errors import VarError
 from var_core.models.folder import folder_digest
 from var_core.policy.audit import AuditMonitor, watched_agreement
 from var_core.policy.certificate import CERTIFICATE, read_certificate
+from var_core.policy.clusters import ClusterKeys
 from var_core.policy.runtime import Observer, RuntimePolicy
-from var_core.policy.shadow import ShadowAudit
+from var_core.policy.shadow import AuditUnit, ShadowAudit
 from var_core.policy.store import Policy, load_policy
 from var_core.policy.weighting import Weighting, find_weighting
 from var_core.routing.inputs import probe_tokens, text_inputs
@@ -32,14 +33,22 @@ class AuditSettings:
     share : float
         Share of the sequences whose replaced decisions the router makes again, to compare.
     alpha : float
-        Probability that a layer which is as good as certified is ever switched off.
+        Probability that any layer which is as good as certified is ever switched off. It holds for sequences that come
+        independently of each other, and are of the kind and length that was certified.
     seed : int
         Another one audits other sequences.
+    unit : {"sequence", "decision"}
+        What is sampled and counted; see :class:`var_core.policy.shadow.ShadowAudit`.
+    cluster : callable, optional
+        Of sequences' numbers the keys of the groups that depend on each other, such as parts of one document; each
+        group is then one outcome.
     """
 
     share: float = 0.05
     alpha: float = 0.05
     seed: int = 0
+    unit: AuditUnit = "sequence"
+    cluster: ClusterKeys | None = None
 
 
 def attach_policy(
@@ -62,7 +71,9 @@ def attach_policy(
         Where the model and its tokenizer were loaded from; by default what the model says itself.
     audit : AuditSettings, optional
         Watch what the policy's certificate promises of each layer's agreement, and switch off layers that keep it no
-        longer; see :class:`var_core.policy.shadow.ShadowAudit`.
+        longer; see :class:`var_core.policy.shadow.ShadowAudit`. The bound on false alarms holds for sequences that come
+        independently of each other, and are of the kind and length that was certified; say by its `cluster` which
+        depend on each other.
     exclude_sites : tuple of str, optional
         As the model's configuration excludes.
     observers : sequence of Observer, optional
@@ -102,7 +113,9 @@ def certified_audit(folder: Path, policy: Policy, settings: AuditSettings) -> Sh
     if certificate["made_from"] != policy.made_from:
         raise VarError(f"{folder / CERTIFICATE}: is not of the policy beside it; certify it again")
     watched = watched_agreement(certificate["promises"], len(policy.layout))
-    return ShadowAudit(AuditMonitor(watched, settings.alpha), settings.share, settings.seed)
+    return ShadowAudit(
+        AuditMonitor(watched, settings.alpha), settings.share, settings.seed, settings.unit, settings.cluster
+    )
 
 
 def find_weightings(model: Any, sites: tuple[Site, ...], policy: Policy) -> dict[int, Weighting]:

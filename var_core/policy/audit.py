@@ -52,7 +52,9 @@ class AuditMonitor:
     An outcome may be a decision or the mean of a sequence's audited decisions (:func:`sequence_means`). The guarantee
     asks for the former that no stretch of text is below the certified mean; a certificate over sequences promises only
     that their average is not. A sequence of hard text then raises an alarm that the certificate does not contradict;
-    the means of independent sequences do not, and are slower.
+    the means of independent sequences do not, and are slower. Sequences that depend on each other, such as parts of one
+    document in a row, are as bad as the decisions of one: give the means of such groups, as
+    :class:`var_core.policy.clusters.ClusterMeans` makes them.
 
     Capital is spread over a fixed grid of bets and over starting times: before its t-th outcome a layer puts
     1/log2(t+1) - 1/log2(t+2) of its unit into play and keeps 1/log2(t+2). All of it in play from the start would be

@@ -7,11 +7,14 @@ from typing import Literal
 import numpy as np
 import torch
 
+from var_core.errors import VarError
 from var_core.policy.audit import AuditEvent, AuditMonitor, is_audited
+from var_core.policy.clusters import ClusterKeys, ClusterMeans
 from var_core.policy.runtime import DecisionRecord, Observer, RuntimePolicy
 from var_core.policy.sequences import Tokens
 from var_core.policy.ways import Way
 
+AuditUnit = Literal["sequence", "decision"]
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -20,6 +23,11 @@ class ShadowAudit(Observer):
 
     The model goes on with the policy's decisions; only the comparison is new. A layer at which the monitor raises an
     alarm is left to its router from the next pass on.
+
+    The bound on false alarms holds for sequences that come independently of each other, and are of the kind and length
+    that was certified. Those that come in groups, such as parts of one document or the turns of one user, are not:
+    a few hard groups are then taken for many hard sequences, and a policy that keeps its promise is switched off. Say
+    by `cluster` which belong together; a group counts once then, as the clusters of a certificate do.
 
     Parameters
     ----------
@@ -34,13 +42,30 @@ class ShadowAudit(Observer):
         ended, as certificates count; or single decisions, behind every pass. The second is for few and long sequences.
         It tests more than a certificate over sequences promises: that no stretch of text is worse than the certified
         mean.
+    cluster : callable, optional
+        Of numbers of sequences, int64 [S], the keys of the groups that they are of, int64 [S]. Sequences of one key
+        that follow each other are given to the monitor as one outcome, the mean of their means, when the first of
+        another key has ended, or the policy is taken out of the model. By default every sequence is its own group.
+
+    Raises
+    ------
+    VarError
+        If decisions are to be given to the monitor one by one, and in groups too.
     """
 
     def __init__(
-        self, monitor: AuditMonitor, share: float, seed: int = 0, unit: Literal["sequence", "decision"] = "sequence"
+        self,
+        monitor: AuditMonitor,
+        share: float,
+        seed: int = 0,
+        unit: AuditUnit = "sequence",
+        cluster: ClusterKeys | None = None,
     ) -> None:
+        if cluster is not None and unit != "sequence":
+            raise VarError("audit: groups are of sequences; leave out either cluster or unit")
         self.monitor, self.share = monitor, share
         self._seed, self._unit = seed, unit
+        self._clusters = None if cluster is None else ClusterMeans(cluster, len(monitor.certified))
         self._sequences: np.ndarray | None = None
         layers = len(monitor.certified)
         self._sums, self._counts = np.zeros((0, layers)), np.zeros((0, layers), np.int64)
@@ -98,11 +123,16 @@ class ShadowAudit(Observer):
     def ended(self, policy: RuntimePolicy) -> None:
         """Take in the last sequences."""
         self._close(policy)
+        if self._clusters is not None:
+            self._switch_off(policy, self.monitor.update(*self._clusters.end()))
 
     def _close(self, policy: RuntimePolicy) -> None:
         if self._unit == "sequence" and len(self._counts):
             means = np.divide(self._sums, self._counts, out=np.zeros_like(self._sums), where=self._counts > 0)
-            self._switch_off(policy, self.monitor.update(means, self._counts > 0))
+            outcomes = means, self._counts > 0
+            if self._clusters is not None and self._sequences is not None:
+                outcomes = self._clusters.add(self._sequences, *outcomes)
+            self._switch_off(policy, self.monitor.update(*outcomes))
         self._sequences = None
         self._sums, self._counts = self._sums[:0], self._counts[:0]
 
@@ -112,5 +142,6 @@ class ShadowAudit(Observer):
             _LOGGER.warning(
                 "MoE layer %d: agreement %.3f over %d audited %ss is below the certified %.3f; its router decides "
                 "alone from now on",
-                event.layer, event.mean, event.observed, self._unit, event.certified,
+                event.layer, event.mean, event.observed, self._unit if self._clusters is None else "cluster",
+                event.certified,
             )  # fmt: skip
