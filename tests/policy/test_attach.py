@@ -1,6 +1,7 @@
 """A saved policy is attached to the model that it was made for, with its audit, and to no other."""
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 
@@ -12,11 +13,13 @@ from moe_models import VOCABULARY, build_model
 from policy_subject import Subject
 from var_core.corpus.tokenise import DocumentTokenizer
 from var_core.errors import VarError
+from var_core.files import file_digest
 from var_core.models.folder import folder_digest
-from var_core.policy.attach import AuditSettings, attach_policy, certified_audit
+from var_core.policy.attach import AuditSettings, attach_policy, certified_audit, certified_monitor
+from var_core.policy.audit import AuditMonitor
 from var_core.policy.certificate import CERTIFICATE, FORMAT
 from var_core.policy.settings import PolicySettings
-from var_core.policy.store import Policy, write_signed
+from var_core.policy.store import RECORD, TABLES, Policy, write_signed
 from var_core.policy.ways import Way
 
 
@@ -40,6 +43,14 @@ def tiny_tokenizer(tmp_path_factory):
     return folder
 
 
+def write_certificate(folder, policy, bounds):
+    """As much of a certificate of a saved policy as an audit looks at: a promise for each of some layers."""
+    promises = [{"name": "set_agreement", "layer": layer, "bound": bound} for layer, bound in bounds.items()]
+    files = {name: file_digest(folder / name) for name in (RECORD, TABLES)}
+    content = {"format": FORMAT, "made_from": policy.made_from, "promises": promises, "files": files}
+    write_signed(folder / CERTIFICATE, content)
+
+
 @pytest.fixture
 def saved(tmp_path, model_folder):
     """A policy that takes every token id that it has an entry of, with a promise for each layer."""
@@ -49,8 +60,7 @@ def saved(tmp_path, model_folder):
     made_from = {"model": folder_digest(model_folder), "tokenizer": DocumentTokenizer(model_folder).digest}
     policy = Policy(replace(tables, usable=tables.present), PolicySettings(), subject.layout, {}, made_from)
     policy.save(tmp_path / "policy")
-    promises = [{"name": "set_agreement", "layer": layer, "bound": 1.0} for layer in range(len(subject.layout))]
-    write_signed(tmp_path / "policy" / CERTIFICATE, {"format": FORMAT, "made_from": made_from, "promises": promises})
+    write_certificate(tmp_path / "policy", policy, dict.fromkeys(range(len(subject.layout)), 1.0))
     return tmp_path / "policy", policy, ids
 
 
@@ -97,6 +107,70 @@ def test_an_audit_needs_the_policy_s_own_certificate(saved):
     folder, policy, _ = saved
     with pytest.raises(VarError, match="is not of the policy beside it"):
         certified_audit(folder, replace(policy, made_from={"model": "another"}), AuditSettings())
+    assert certified_audit(folder, policy, AuditSettings()) is not None
+    # Made again from the same text, with other settings or tables.
+    for other in (
+        replace(policy, settings=PolicySettings("live")),
+        replace(policy, tables=replace(policy.tables, weights=policy.tables.weights * 0.5)),
+    ):
+        other.save(folder)
+        with pytest.raises(VarError, match="is not of the policy beside it; certify it again"):
+            certified_audit(folder, other, AuditSettings())
     (folder / CERTIFICATE).unlink()
     with pytest.raises(VarError, match="no such file"):
         certified_audit(folder, policy, AuditSettings())
+
+
+def test_a_policy_of_which_no_agreement_is_promised_runs_without_audit(model, saved, caplog):
+    folder, policy, ids = saved
+    for bounds in ({}, {0: 0.0}):
+        write_certificate(folder, policy, bounds)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING), attach_policy(model, folder, audit=AuditSettings(1.0)) as attached:
+            model(ids)
+        assert "nothing to watch; no audit" in caplog.text
+        assert attached.counts.evaluated == [0] * len(policy.layout)
+
+
+def test_an_audit_goes_on_in_another_process_where_the_last_left_off(model, saved):
+    folder, policy, ids = saved
+    write_certificate(folder, policy, {0: 0.999, 1: 0.02})
+    settings = AuditSettings(share=0.5)
+
+    def run(texts, monitor, first):
+        attached = attach_policy(model, folder, audit=settings, monitor=monitor, first_sequence=first)
+        with attached, torch.inference_mode():
+            for rows in texts:
+                model(rows)
+        return attached
+
+    texts = [ids.roll(by, dims=1) for by in range(20)]
+    whole = certified_monitor(folder, policy, settings)
+    run(texts, whole, 0)
+    first = certified_monitor(folder, policy, settings)
+    earlier = run(texts[:12], first, 0)
+    second = AuditMonitor.from_dict(json.loads(json.dumps(first.to_dict())))
+    later = run(texts[12:], second, earlier.next_sequence)
+    assert second.to_dict() == whole.to_dict() and later.next_sequence == 120
+    assert first.alarmed.tolist() == [True, False, False]
+    # What the first had switched off stays so, from the first pass on.
+    assert later.active.tolist() == [False, True, True]
+    assert later.counts.by_way[0].tolist() == [8 * ids.numel(), 0, 0]
+
+
+def test_a_monitor_of_other_promises_is_refused(model, saved):
+    folder, policy, _ = saved
+    with pytest.raises(VarError, match="other promises"):
+        attach_policy(model, folder, audit=AuditSettings(), monitor=AuditMonitor([0.5] * 3, 0.05))
+    with pytest.raises(VarError, match="another alpha"):
+        watching = certified_monitor(folder, policy, AuditSettings())
+        attach_policy(model, folder, audit=AuditSettings(alpha=0.01), monitor=watching)
+    with pytest.raises(VarError, match="give audit=AuditSettings"):
+        attach_policy(model, folder, monitor=certified_monitor(folder, policy, AuditSettings()))
+
+
+def test_single_decisions_or_groups_may_be_what_is_counted(saved):
+    folder, policy, _ = saved
+    with pytest.raises(VarError, match="groups are of sequences"):
+        certified_audit(folder, policy, AuditSettings(unit="decision", cluster=lambda number: number))
+    assert certified_audit(folder, policy, AuditSettings(unit="decision")) is not None

@@ -215,17 +215,15 @@ def watched_agreement(promises: Iterable[Mapping[str, Any]], layers: int) -> Flo
     Returns
     -------
     float64 array, shape (L,)
-        0 at layers of which nothing was promised, such as those without a fast path.
+        0 at layers of which nothing was promised, such as those without a fast path; it may be all of them.
 
     Raises
     ------
     VarError
-        If nothing is promised of any layer, or of a layer that is not there.
+        If something is promised of a layer that is not there.
     """
     watched = np.zeros(layers)
     own = [each for each in promises if "layer" in each and each["name"].startswith("set_agreement")]
-    if not own:
-        raise VarError("audit: the certificate promises no layer's set agreement, so there is nothing to watch")
     for promise in own:
         if not 0 <= promise["layer"] < layers:
             raise VarError(f"audit: the certificate promises something of layer {promise['layer']} of {layers}")

@@ -79,6 +79,8 @@ class ShadowAudit(Observer):
         numbers = tokens.sequence.numpy()
         if self._sequences is None or numbers[0] != self._sequences[0]:
             self._close(policy)
+            # A monitor that goes on from an earlier process has found some already.
+            policy.active[torch.from_numpy(self.monitor.alarmed)] = False
             shape = (len(numbers), len(self.monitor.certified))
             self._sequences, self._sums, self._counts = numbers, np.zeros(shape), np.zeros(shape, np.int64)
             self._chosen = torch.from_numpy(is_audited(self.share, self._seed, numbers, 0, 0))
