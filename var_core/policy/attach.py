@@ -83,8 +83,8 @@ def attach_policy(
         Watch what the policy's certificate promises of each layer's agreement, and switch off layers that keep it no
         longer; see :class:`var_core.policy.shadow.ShadowAudit`. The bound on false alarms holds for sequences that come
         independently of each other, and are of the kind and length that was certified; say by its `cluster` which
-        depend on each other. A policy whose certificate promises no layer's agreement is not audited, and a warning says
-        so.
+        depend on each other. A policy whose certificate promises no layer's agreement is not audited, and a warning
+        says so.
     exclude_sites : tuple of str, optional
         As the model's configuration excludes.
     observers : sequence of Observer, optional
