@@ -238,6 +238,20 @@ def recorded_files(wildcards):
     }
 
 
+def evaluated_files(wildcards):
+    """What evaluating a policy reads of what it was made from; traces only where arms have tables of their own."""
+    files = recorded_files(wildcards)
+    if CONFIG.policy.predicate == "agreement":
+        files |= {"fitting": [], "calibration": []}
+    return files
+
+
+def compared_files(wildcards):
+    """The same for putting arms together: tables by token id are calibrated beside the others."""
+    files = recorded_files(wildcards)
+    return files | evaluated_files(wildcards) | {"calibration": files["calibration"]}
+
+
 def policy_files(wildcards):
     """A saved policy."""
     folder = f"results/{wildcards.model}/{wildcards.corpus}/policy"

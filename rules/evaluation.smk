@@ -17,7 +17,7 @@ def evaluation_settings(wildcards, input):
 
 rule evaluate_controls:
     input:
-        unpack(recorded_files),
+        unpack(evaluated_files),
         policy=policy_files,
         shards=heldout_shards,
         model="results/models/{model}/model.json",
@@ -133,7 +133,7 @@ rule evaluate_transfer:
 
 rule time_policy:
     input:
-        unpack(recorded_files),
+        unpack(evaluated_files),
         policy=policy_files,
         shards=heldout_shards,
         model="results/models/{model}/model.json",
@@ -175,7 +175,7 @@ rule time_policy:
 
 rule compare_policies:
     input:
-        unpack(recorded_files),
+        unpack(compared_files),
         policy=policy_files,
         arms=[
             f"results/{{model}}/{{corpus}}/evaluation/{part}.{kind}.parquet"
