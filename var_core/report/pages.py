@@ -22,7 +22,7 @@ from var_core.report.table import as_markdown, markdown_table, number
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBERS = Path("docs/demo/numbers.json")
-FIGURES = ("fast_path_coverage", "frequency_entropy")
+FIGURES = ("fast_path_coverage", "frequency_entropy", "policy_quality")
 RULE_GRAPH = Path("docs/demo/rulegraph.mmd")
 TEMPLATES = Path("docs/templates")
 PAGES = {"README.md.j2": Path("README.md"), "tutorial.md.j2": Path("docs/tutorial.md")}
