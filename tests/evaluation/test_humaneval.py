@@ -15,13 +15,18 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedTokenizerFast
 
+from policy_subject import Subject
 from sandboxes import needs_sandbox
+from var_core.corpus.tokenise import DocumentTokenizer
 from var_core.errors import VarError
 from var_core.evaluation.generation import GenerationSettings, cut, generate_completions
 from var_core.evaluation.humaneval import compare_runs, evaluate, judge, read_run, write_run
 from var_core.evaluation.humaneval_tasks import TaskSet, fetch_tasks, read_tasks
 from var_core.evaluation.sandbox.program import Limits, Outcome
 from var_core.files import read_json, write_json
+from var_core.models.folder import read_record
+from var_core.policy.settings import PolicySettings
+from var_core.policy.store import Policy
 
 ROOT = Path(__file__).parents[2]
 FILE = Path(os.environ.get("VAR_SHARED_DATA", ROOT.parent / "shared" / "data")) / "HumanEval.jsonl.gz"
@@ -310,7 +315,12 @@ def test_the_how_to_runs_as_it_stands(save_model, tmp_path, monkeypatch, capsys)
         num_key_value_heads=1, max_position_embeddings=512, num_local_experts=2, num_experts_per_tok=1,
         bos_token_id=96, eos_token_id=96,
     )  # fmt: skip
-    save_model(AutoModelForCausalLM.from_config(config), tmp_path / "results" / "models" / "mine")
+    record = save_model(AutoModelForCausalLM.from_config(config), tmp_path / "results" / "models" / "mine")
+    subject = Subject.of_model(AutoModelForCausalLM.from_config(config).eval())
+    ids = torch.arange(97)[None]
+    made_from = {"model": read_record(record).digest, "tokenizer": DocumentTokenizer(record.parent).digest}
+    tables = subject.table(ids, subject.decisions(ids), 97)
+    Policy(tables, PolicySettings(), subject.layout, {}, made_from).save(tmp_path / "results/mine/text/policy")
     write_rows(tmp_path / "HumanEval.jsonl.gz", [{**ROW, "task_id": f"Small/{number}"} for number in range(3)])
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs/how-to/humaneval.md").read_text(encoding="utf-8")
