@@ -166,6 +166,15 @@ def capture_settings(wildcards, input):
     }
 
 
+def evaluation_settings(wildcards, input):
+    """What changes no results, and so reruns none: how the model is loaded, and where."""
+    model = CONFIG.models[wildcards.model]
+    return {
+        "model": model.model_dump(mode="json"),
+        "device": CONFIG.capture.device,
+    }
+
+
 def demo_folder(wildcards):
     """What lies beside ``model.json`` of a trained model and is loaded with it; a fetched one lies elsewhere."""
     if wildcards.model not in DEMO_MODELS:

@@ -6,15 +6,6 @@ from var_core.evaluation.names import POLICY, parts
 ARMS = parts(CONFIG.evaluation)
 
 
-def evaluation_settings(wildcards, input):
-    """What changes no results, and so reruns none: how the model is loaded, and where."""
-    model = CONFIG.models[wildcards.model]
-    return {
-        "model": model.model_dump(mode="json"),
-        "device": CONFIG.capture.device,
-    }
-
-
 rule evaluate_controls:
     input:
         unpack(evaluated_files),
