@@ -63,6 +63,8 @@ UNTRACED = [split for split in SHARDS if split not in TRACED]
 POLICY_RUNS = [
     run for run in RUNS if CONFIG.policy.enabled and run.model not in TRACE_MODELS
 ]
+# Settings that a policy is made with; those of the audit are for running it later.
+POLICY_MADE = CONFIG.policy.model_dump(mode="json", exclude={"audit"})
 EVALUATED = {(run.model, run.corpus) for run in POLICY_RUNS}
 EVALUATION_TABLES = (
     "policies",
@@ -307,8 +309,6 @@ def summary_files(wildcards):
     }
     if wildcards.model in DEMO_MODELS:
         files["training"] = f"results/models/{wildcards.model}/training.json"
-    if (wildcards.model, wildcards.corpus) in [
-        (run.model, run.corpus) for run in POLICY_RUNS
-    ]:
+    if (wildcards.model, wildcards.corpus) in EVALUATED:
         files["policy"] = f"{folder}/evaluation/verdict.json"
     return files

@@ -4,6 +4,15 @@ from var_core.evaluation.names import POLICY, parts
 
 # Part, which is a job -> arms.
 ARMS = parts(CONFIG.evaluation)
+# Settings of evaluation that decide which sequences the model runs on, and how.
+SELECTING = {
+    "max_sequences",
+    "sequences_per_cluster",
+    "batch_sequences",
+    "stride",
+    "seed",
+}
+SELECTED = CONFIG.evaluation.model_dump(mode="json", include=SELECTING)
 
 
 rule evaluate_controls:
@@ -32,17 +41,8 @@ rule evaluate_controls:
         model=lambda w: CONFIG.models[w.model].model_dump(
             mode="json", include=RESULT_OF_MODEL
         ),
-        config=CONFIG.evaluation.model_dump(
-            mode="json",
-            include={
-                "max_sequences",
-                "sequences_per_cluster",
-                "batch_sequences",
-                "stride",
-                "seed",
-            },
-        ),
-        policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
+        config=SELECTED,
+        policy=POLICY_MADE,
         settings=evaluation_settings,
         part=lambda w: w.part,
         arms=lambda w: ARMS[w.part],
@@ -68,17 +68,8 @@ use rule evaluate_controls as evaluate_policy with:
         model=lambda w: CONFIG.models[w.model].model_dump(
             mode="json", include=RESULT_OF_MODEL
         ),
-        config=CONFIG.evaluation.model_dump(
-            mode="json",
-            include={
-                "max_sequences",
-                "sequences_per_cluster",
-                "batch_sequences",
-                "stride",
-                "seed",
-            },
-        ),
-        policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
+        config=SELECTED,
+        policy=POLICY_MADE,
         settings=evaluation_settings,
         part=POLICY,
         arms=ARMS[POLICY],
@@ -113,7 +104,7 @@ rule evaluate_transfer:
             mode="json",
             exclude={"thresholds", "margin", "margin_kind", "alpha", "jobs"},
         ),
-        policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
+        policy=POLICY_MADE,
         settings=evaluation_settings,
         code=code_of("evaluate_transfer.py"),
     message:
@@ -145,17 +136,8 @@ rule time_policy:
         model=lambda w: CONFIG.models[w.model].model_dump(
             mode="json", include=RESULT_OF_MODEL
         ),
-        config=CONFIG.evaluation.model_dump(
-            mode="json",
-            include={
-                "max_sequences",
-                "sequences_per_cluster",
-                "batch_sequences",
-                "stride",
-                "seed",
-            },
-        ),
-        policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
+        config=SELECTED,
+        policy=POLICY_MADE,
         settings=evaluation_settings,
         code=code_of("time_policy.py"),
     message:
@@ -202,7 +184,7 @@ rule compare_policies:
         runtime=120,
     params:
         config=CONFIG.evaluation.model_dump(mode="json"),
-        policy=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
+        policy=POLICY_MADE,
         code=code_of("compare_policies.py"),
     message:
         "Comparing the policies of {wildcards.model} on {wildcards.corpus}"

@@ -19,7 +19,7 @@ rule make_policy:
         mem_mb=lambda w, attempt: 8000 * attempt,
         runtime=120,
     params:
-        config=CONFIG.policy.model_dump(mode="json", exclude={"audit"}),
+        config=POLICY_MADE,
         code=code_of("make_policy.py"),
     message:
         "Making the policy of {wildcards.model} on {wildcards.corpus}"

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from var_core.config.policy import EvaluationConfig, PolicyConfig
 from var_core.evaluation.results import Clusters
+from var_core.evaluation.text import group_numbers
+from var_core.hypotheses.results import finite
 from var_core.parquet import read_table
 from var_core.policy.compare import gain_at_equal_coverage, promises
 from var_core.policy.make import Recorded, calibrated_tables
@@ -66,9 +68,7 @@ class HeldOut:
     @classmethod
     def of(cls, traces: Sequence[Path], documents: Path) -> "HeldOut":
         """Find the clusters."""
-        table = read_table(documents, ["document", "group"])
-        group = np.full(int(table["document"].to_numpy().max()) + 1, -1, np.int64)
-        group[table["document"].to_numpy()] = table["group"].combine_chunks().dictionary_encode().indices.to_numpy()
+        group = group_numbers(documents)
         parts = [read_table(path, ["sequence", "document"]) for path in traces]
         sequence, document = (
             np.concatenate([part[name].to_numpy() for part in parts]).astype(np.int64)
@@ -101,8 +101,8 @@ def gain_rows(
             "token_tables": float(each.baseline[place]),
             "all_tables": float(each.best[place]),
             "gain": float(each.gain[place]),
-            "low": _finite(each.low[place]),
-            "high": _finite(each.high[place]),
+            "low": finite(each.low[place]),
+            "high": finite(each.high[place]),
         }
         for each in found
         for place in range(len(each.coverage))
@@ -123,11 +123,10 @@ def frequency_rows(
     layout, vocabulary = recorded.layout, int(recorded.provenance["vocabulary"])
     counts = _occurrences(recorded, vocabulary)
     bins = len(_EDGES)
-    clusters, sums = None, {}
+    clusters, sums = Clusters(held_out.cluster, config), {}
     for layer, shape in enumerate(layout.layers):
         decisions = read_decisions(held_out.traces, layer, shape.experts, shape.top_k, recorded.isolate_documents)
         sequences, place = np.unique(decisions.sequence, return_inverse=True)
-        clusters = clusters or Clusters(held_out.cluster, config)
         cell = place * bins + np.searchsorted(_EDGES, counts[decisions.token_id], side="right") - 1
         shape_of = (len(sequences), bins)
         n = np.bincount(cell, minlength=len(sequences) * bins).reshape(shape_of).astype(np.float64)
@@ -135,9 +134,8 @@ def frequency_rows(
             score, _ = promises(own, layer, layout, decisions, "set_agreement")
             agreed = np.bincount(cell, score, minlength=len(sequences) * bins).reshape(shape_of)
             sums[arm, layer] = (agreed, n)
-    assert clusters is not None
     rows = []
-    for arm in list(tables):
+    for arm in tables:
         layers = [sums[arm, layer] for layer in range(len(layout))]
         agreed, n = (np.sum(parts, axis=0) for parts in zip(*layers, strict=True))
         rows += _frequency_rows(arm, None, agreed, n, clusters)
@@ -166,13 +164,9 @@ def _frequency_rows(
             "to_count": int(_EDGES[place + 1] - 1) if place + 1 < len(_EDGES) else None,
             "decisions": int(n[:, place].sum()),
             "set_agreement": float(values[place]),
-            "low": _finite(ends[0, place]),
-            "high": _finite(ends[1, place]),
+            "low": finite(ends[0, place]),
+            "high": finite(ends[1, place]),
         }
         for place in range(len(_EDGES))
         if n[:, place].sum()
     ]
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

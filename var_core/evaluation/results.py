@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from var_core.config.policy import EvaluationConfig
 from var_core.errors import VarError
 from var_core.evaluation import names
+from var_core.evaluation.arms import Arm
 from var_core.evaluation.paired import LossComparison, Margin, compare_losses
+from var_core.evaluation.text import Text
 from var_core.hypotheses.resampling import MINIMUM_CLUSTERS, bootstrap_weights, generator, ratio_intervals
 from var_core.models.perplexity import SequenceScores
 from var_core.parquet import read_table
+from var_core.policy.bounds import sums_by
 from var_core.policy.settings import Weights
 from var_core.policy.ways import Way
 
@@ -85,11 +88,11 @@ class ArmResult:
         domain = np.array(losses["domain"].to_pylist(), dtype=str)
         return cls(arm, scores, losses["cluster"].to_numpy().astype(np.int64), domain, found)
 
-    def of_domain(self, domain: str) -> "ArmResult":
-        """The sequences of one domain."""
-        own = self.domain == domain
-        ways = None if self.ways is None else self.ways[:, own]
-        return ArmResult(self.arm, self.scores.subset(own), self.cluster[own], self.domain[own], ways)
+    @classmethod
+    def of_run(cls, arm: str, text: Text, run: Arm) -> "ArmResult":
+        """Take what has just been run."""
+        ways = None if run.ways is None else np.stack([*vars(run.ways).values()]).astype(np.float64)
+        return cls(arm, run.scores, text.cluster, text.domain, ways)
 
 
 def read_arms(folder: Path, config: EvaluationConfig) -> list[ArmResult]:
@@ -132,18 +135,15 @@ class Clusters:
     """Resamples of the clusters of a text, the same for all that is computed from them."""
 
     def __init__(self, cluster: NDArray[np.int64], config: EvaluationConfig) -> None:
-        self.names, self._place = np.unique(cluster, return_inverse=True)
-        self._config = config
-        self._weights = bootstrap_weights(len(self.names), config.bootstrap, generator(config.seed, "clusters"))
+        self._cluster, self._config = cluster, config
+        self._weights = bootstrap_weights(len(np.unique(cluster)), config.bootstrap, generator(config.seed, "clusters"))
 
     def __len__(self) -> int:
-        return len(self.names)
+        return self._weights.shape[1]
 
     def sums(self, values: Floats) -> Floats:
         """Sums over the sequences of each cluster; sequences are the first axis."""
-        found = np.zeros((len(self.names), *values.shape[1:]))
-        np.add.at(found, self._place, values)
-        return found
+        return sums_by(self._cluster, values)
 
     def scores(self, scores: SequenceScores) -> SequenceScores:
         """Losses of clusters."""
@@ -158,11 +158,10 @@ class Clusters:
         return ratio, ratio_intervals(above, below, self._weights, self._config.confidence)
 
 
-def compare(result: ArmResult, plain: ArmResult, config: EvaluationConfig) -> LossComparison:
+def compare(result: ArmResult, plain: ArmResult, clusters: Clusters, config: EvaluationConfig) -> LossComparison:
     """Losses of an arm beside the plain model's, paired by cluster."""
     if not np.array_equal(result.cluster, plain.cluster):
         raise VarError(f"evaluation: arm {result.arm} was run on other sequences than {plain.arm}; evaluate it again")
-    clusters = Clusters(plain.cluster, config)
     return compare_losses(
         clusters.scores(result.scores), clusters.scores(plain.scores),
         Margin(config.margin, config.margin_kind, config.alpha), config.confidence, resamples=config.bootstrap,
@@ -186,16 +185,16 @@ def evaluation_rows(results: Sequence[ArmResult], config: EvaluationConfig, weig
     clusters = Clusters(plain.cluster, config)
     rows: list[Row] = []
     for result in results:
-        own = loss_rows(result, plain, config)
+        own = loss_rows(result, plain, clusters, config)
         if result.ways is not None:
             own += way_rows(result, clusters, config)
         rows += [replace(row, weights=None if result.ways is None else weights) for row in own]
     return rows
 
 
-def loss_rows(result: ArmResult, plain: ArmResult, config: EvaluationConfig) -> list[Row]:
+def loss_rows(result: ArmResult, plain: ArmResult, clusters: Clusters, config: EvaluationConfig) -> list[Row]:
     """Loss, perplexity, and both beside the plain model's."""
-    found = compare(result, plain, config)
+    found = compare(result, plain, clusters, config)
 
     def row(measure: str, value: float | None, ends: tuple[float | None, float | None] = (None, None)) -> Row:
         confidence = None if ends[0] is None else found.confidence

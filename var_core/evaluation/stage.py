@@ -1,7 +1,7 @@
 """Running arms of an evaluation, as a job does."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from var_core.models.loading import load_causal_model
 from var_core.parquet import read_provenance, write_table
 from var_core.policy.attach import find_weightings
 from var_core.policy.make import Recorded, calibrated_tables, choose_rows
+from var_core.policy.replay import SequenceSums
 from var_core.policy.runtime import Observer
 from var_core.policy.settings import PolicySettings
 from var_core.policy.store import RECORD, Policy, load_policy
@@ -176,9 +177,11 @@ def evaluate_part(sources: Sources, part: str, arms: Sequence[str], output: Path
     losses, ways = [], []
     with Progress(text.input_ids.size * len(arms), "token", f"evaluate {part}") as progress:
         for arm in arms:
-            trace = ShadowTrace(output / "policy.trace.parquet", text, policy.layout, provenance)
-            with trace if arm == names.POLICY else nullcontext():
-                observers = [trace] if arm == names.POLICY else []
+            with ExitStack() as stack:
+                observers: list[Observer] = []
+                if arm == names.POLICY:
+                    trace = ShadowTrace(output / "policy.trace.parquet", text, policy.layout, provenance)
+                    observers.append(stack.enter_context(trace))
                 result = _run(arm, sources, policy, subject, text, progress, observers)
             losses.append(_losses_table(arm, text, result))
             ways.append(_ways_table(arm, text.sequence, result))
@@ -252,14 +255,7 @@ def _losses_table(arm: str, text: Text, result: Arm) -> pa.Table:
 def _ways_table(arm: str, sequence: NDArray[np.int64], result: Arm) -> pa.Table:
     if result.ways is None:
         return WAYS.empty_table()
-    S, L, W = result.ways.decisions.shape
-    columns = {
-        "arm": [arm] * (S * L * W),
-        "sequence": np.repeat(sequence, L * W),
-        "layer": np.tile(np.repeat(np.arange(L), W), S),
-        "way": np.tile([way.name.lower() for way in Way], S * L),
-        "decisions": result.ways.decisions.ravel(),
-        "set_agreement": result.ways.set_agreement.ravel(),
-        "recall_at_k": result.ways.recall_at_k.ravel(),
-    }
+    columns = SequenceSums(sequence, **vars(result.ways)).columns()
+    names_of_ways = np.array([way.name.lower() for way in Way])
+    columns |= {"arm": [arm] * len(columns["way"]), "way": names_of_ways[columns["way"]]}
     return pa.table(columns, schema=WAYS)

@@ -1,7 +1,7 @@
 """Which sequences policies are evaluated on, and which of them depend on each other."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -131,11 +131,11 @@ def select_text(
         _check_stride(selection.stride, parts[0])
         before = _before(sequence, domains)
     order = generator(selection.seed, "sequences", selection.domain).permutation(eligible)
-    groups = _group_numbers(documents)
+    groups = group_numbers(documents)
     both = (
         np.concatenate([document[row], document[before[row]] if before[row] >= 0 else document[row]]) for row in order
     )
-    chosen, cluster = independent_clusters([np.unique(groups[each]) for each in both], selection)
+    chosen, cluster = independent_clusters((np.unique(groups[each]) for each in both), selection)
     again = np.argsort(order[chosen])
     kept = order[chosen][again]
     found = Text(
@@ -198,14 +198,14 @@ def _windows(text: Text, ids: NDArray[np.integer], document: NDArray[np.integer]
 
 
 def independent_clusters(
-    groups: Sequence[NDArray[np.int64]], selection: Selection
+    groups: Iterable[NDArray[np.int64]], selection: Selection
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Take sequences one after another into clusters that share no group.
 
     Parameters
     ----------
-    groups : sequence of numpy.ndarray
-        The groups that each sequence has text of.
+    groups : iterable of numpy.ndarray
+        The groups that each sequence has text of; read only as far as sequences are still wanted.
     selection : Selection
 
     Returns
@@ -243,7 +243,7 @@ def _rows_of(shard: TokenShard) -> dict[str, NDArray[np.integer]]:
     }
 
 
-def _group_numbers(documents: Path) -> NDArray[np.int64]:
+def group_numbers(documents: Path) -> NDArray[np.int64]:
     """Number of the group of each document, by the document's number."""
     table = read_table(documents, columns=["document", "group"])
     numbers = np.full(int(table["document"].to_numpy().max()) + 1, -1, np.int64)

@@ -5,15 +5,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from var_core.evaluation import names
-from var_core.evaluation.arms import Arm, run_plain, run_policy
-from var_core.evaluation.results import ArmResult, Row, compare, way_rows
-from var_core.evaluation.results import Clusters as Resampled
+from var_core.evaluation.arms import run_plain, run_policy
+from var_core.evaluation.results import ArmResult, Clusters, Row, compare, way_rows
 from var_core.evaluation.stage import Sources
-from var_core.evaluation.text import Text
 from var_core.parquet import read_provenance, read_table, write_table
 from var_core.policy.make import Recorded, calibrated_tables, choose_rows
 from var_core.progress import Progress
@@ -90,7 +87,7 @@ def _matrix(sources: Sources, domains: Sequence[str], evaluated_on: Sequence[str
     rows: list[dict[str, object]] = []
     tokens = sum(text.input_ids.size for text in texts)
     with Progress(tokens * (len(domains) + 2), "token", "evaluate transfer") as progress:
-        plain = [_result(names.PLAIN, text, run_plain(subject, text, progress.advance)) for text in texts]
+        plain = [ArmResult.of_run(names.PLAIN, text, run_plain(subject, text, progress.advance)) for text in texts]
         for made_on in (*domains, ALL):
             tables = policy.tables
             if made_on != ALL:
@@ -98,26 +95,19 @@ def _matrix(sources: Sources, domains: Sequence[str], evaluated_on: Sequence[str
                 tables = choose_rows(own, sources.policy_config, sources.recorded, (made_on,))
             for text, before in zip(texts, plain, strict=True):
                 arm = run_policy(subject, text, tables, policy.settings, progress.advance)
-                rows += _cell(made_on, _result(names.POLICY, text, arm), before, sources)
+                rows += _cell(made_on, ArmResult.of_run(names.POLICY, text, arm), before, sources)
     return rows
-
-
-def _result(arm: str, text: Text, result: Arm) -> ArmResult:
-    ways = None
-    if result.ways is not None:
-        own = result.ways
-        ways = np.stack([own.decisions.astype(np.float64), own.set_agreement, own.recall_at_k])
-    return ArmResult(arm, result.scores, text.cluster, text.domain, ways)
 
 
 def _cell(made_on: str, result: ArmResult, plain: ArmResult, sources: Sources) -> list[dict[str, object]]:
     config, evaluated_on = sources.config, str(plain.domain[0])
-    found = compare(result, plain, config)
+    clusters = Clusters(result.cluster, config)
+    found = compare(result, plain, clusters, config)
     loss = Row(
         result.arm, None, "loss_difference", found.difference, found.difference_low, found.difference_high,
         found.confidence, found.sequences, "clusters",
     )  # fmt: skip
-    ways = way_rows(result, Resampled(result.cluster, config), config)
+    ways = way_rows(result, clusters, config)
     rows = itertools.chain([loss], (row for row in ways if row.layer is None and row.measure in _MEASURES))
     keys = ("measure", "value", "low", "high", "n", "n_unit")
     return [

@@ -263,16 +263,7 @@ def _replayed(policy: Policy, trace: Path) -> SequenceSums:
 
 
 def _write_evidence(folder: Path, sums: SequenceSums) -> None:
-    S, L, W = sums.decisions.shape
-    columns = {
-        "sequence": np.repeat(sums.sequence, L * W),
-        "layer": np.tile(np.repeat(np.arange(L), W), S),
-        "way": np.tile(np.arange(W), S * L),
-        "decisions": sums.decisions.ravel(),
-        "set_agreement": sums.set_agreement.ravel(),
-        "recall_at_k": sums.recall_at_k.ravel(),
-    }
-    write_table(folder / EVIDENCE, pa.table(columns), {})
+    write_table(folder / EVIDENCE, pa.table(sums.columns()), {})
 
 
 def _read_evidence(folder: Path, layers: int) -> SequenceSums:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Recorded:
             Path(inputs.documents),
         )
 
-    @property
+    @cached_property
     def provenance(self) -> dict[str, Any]:
         """What the statistics were made from."""
         return read_provenance(self.statistics / "layer_stats.parquet")

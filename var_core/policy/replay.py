@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,6 +153,18 @@ class SequenceSums:
     decisions: NDArray[np.int64]
     set_agreement: NDArray[np.float64]
     recall_at_k: NDArray[np.float64]
+
+    def columns(self) -> dict[str, Any]:
+        """Columns of a table, a row a (sequence, layer, way)."""
+        S, L, W = self.decisions.shape
+        return {
+            "sequence": np.repeat(self.sequence, L * W),
+            "layer": np.tile(np.repeat(np.arange(L), W), S),
+            "way": np.tile(np.arange(W), S * L),
+            "decisions": self.decisions.ravel(),
+            "set_agreement": self.set_agreement.ravel(),
+            "recall_at_k": self.recall_at_k.ravel(),
+        }
 
 
 def sum_by_sequence(replayed: Iterator[Replayed], layout: RouterLayout) -> SequenceSums:
