@@ -264,6 +264,8 @@ def _type_words(field: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     kind = field.get("type")
     if kind == "array":
+        if "prefixItems" in field:
+            return f"[{', '.join(map(_type_words, field['prefixItems']))}]"
         return "list of blocks" if "$ref" in field["items"] else f"list of {_type_words(field['items'])}"
     if kind == "object":
         return "blocks by name" if "oneOf" in field["additionalProperties"] else "lists of text by name"

@@ -47,6 +47,17 @@ class AuditConfig(Block):
     independently of each other and are of the kind and length that was certified"""
 
 
+class LayerThresholds(Block):
+    """Thresholds that differ from layer to layer, a number for each, in place of the one for all layers."""
+
+    agreement_threshold: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    """least agreement of an entry; empty: that for all layers"""
+    frequency_threshold: tuple[NonNegativeInt, ...] = ()
+    """classic: more occurrences than this; empty: that for all layers"""
+    entropy_threshold: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """classic: less mean router entropy than this; empty: that for all layers"""
+
+
 class PolicyConfig(Block):
     """How routing is decided without the router."""
 
@@ -66,6 +77,8 @@ class PolicyConfig(Block):
     """classic: more occurrences in the capture split than this"""
     entropy_threshold: float = Field(0.5, gt=0)
     """classic: less mean router entropy than this, in nats"""
+    by_layer: LayerThresholds = LayerThresholds()
+    """thresholds that differ from layer to layer, a number for each, in place of the one for all layers"""
     static_tokens: Annotated[tuple[NonNegativeInt, ...], Distinct] = ()
     """token ids that the fast path takes whatever the predicate says"""
     weights: Literal["stored", "live"] = "stored"

@@ -17,6 +17,7 @@ from var_core.config.hypotheses import HypothesesConfig
 from var_core.config.models import AnyModelConfig, DemoModel, TraceModel
 from var_core.config.policy import CertificateConfig, EvaluationConfig, PolicyConfig
 from var_core.config.statistics import StatisticsConfig
+from var_core.config.tuning import TABLES_OF, TuningConfig
 from var_core.errors import VarError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -52,6 +53,8 @@ class Config(Block):
     """how the hypotheses are tested"""
     policy: PolicyConfig = PolicyConfig()
     """how routing is decided without the router"""
+    tuning: TuningConfig = TuningConfig()
+    """the search for a policy's settings; the one it chooses is evaluated and certified in place of `policy`'s"""
     evaluation: EvaluationConfig = EvaluationConfig()
     """how policies are compared with the plain model on held-out text"""
     certificate: CertificateConfig = CertificateConfig()
@@ -104,11 +107,25 @@ class Config(Block):
 
     @model_validator(mode="after")
     def _tables_have_their_trace(self) -> "Config":
-        by_order = [table for table in self.policy.tables if table != "token"]
-        if by_order and "capture" not in self.capture.trace:
+        asked = {"policy.tables": self.policy.tables}
+        if self.tuning.enabled:
+            sets = self.tuning.space.table_sets(self.policy)
+            asked["tuning.space.tables"] = tuple(name for each in sets for name in TABLES_OF[each])
+        for key, tables in asked.items():
+            by_order = [table for table in tables if table != "token"]
+            if by_order and "capture" not in self.capture.trace:
+                raise ValueError(
+                    f"{key}: {by_order[0]} is fitted to decisions in their order; add capture to capture.trace, or "
+                    "take token alone"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_searched(self) -> "Config":
+        if self.policy.enabled and self.tuning.enabled and not self.tuning.space.searched(self.policy):
             raise ValueError(
-                f"policy.tables: {by_order[0]} is fitted to decisions in their order; add capture to capture.trace, or "
-                "take token alone"
+                "tuning.space: there is nothing to search, every key has one value; give one several, or set "
+                "tuning.enabled: false"
             )
         return self
 

@@ -1,0 +1,1 @@
+"""The search for a policy's settings, on recorded decisions, and what is chosen of it."""
