@@ -101,10 +101,10 @@ def compare_policies(
 
 def _policy_rows(policy: Policy) -> list[dict[str, Any]]:
     tables, made = policy.tables, policy.made
-    V, classic = tables.vocabulary, made["predicate"] == "classic"
+    V = tables.vocabulary
+    name = "entropy_threshold" if made["predicate"] == "classic" else "agreement_threshold"
     shared = {
         "predicate": made["predicate"],
-        "threshold": made["entropy_threshold"] if classic else made["agreement_threshold"],
         "weights": policy.settings.weights,
         "settings": canonical_json(asdict(policy.settings)),
         "made_from": canonical_json(policy.made_from),
@@ -113,6 +113,7 @@ def _policy_rows(policy: Policy) -> list[dict[str, Any]]:
     return [
         {
             "layer": layer,
+            "threshold": (made.get("by_layer", {}).get(name) or [made[name]] * len(policy.layout))[layer],
             **shared,
             **{f"{kind}_entries": int(tables.present[layer, own].sum()) for kind, own in parts.items()},
             **{

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from var_core.config.models import ModelConfig, PretrainedModel
-from var_core.config.policy import EvaluationConfig, PolicyConfig
+from var_core.config.policy import EvaluationConfig, LayerThresholds, PolicyConfig
 from var_core.errors import VarError
 from var_core.evaluation import names
 from var_core.evaluation.arms import (
@@ -227,7 +227,9 @@ def arm_policy(arm: str, policy: Policy, sources: Sources) -> tuple[PolicyTables
         threshold = float(arm.removeprefix(names.THRESHOLD))
         if config.predicate != "agreement":
             tables = calibrated_tables(sources.recorded, config)
-        changed = config.model_copy(update={"predicate": "agreement", "agreement_threshold": threshold})
+        changed = config.model_copy(
+            update={"predicate": "agreement", "agreement_threshold": threshold, "by_layer": LayerThresholds()}
+        )
         return choose_rows(tables, changed, sources.recorded), settings
     kind, same = arm.removesuffix(names.SAME_COVERAGE), arm.endswith(names.SAME_COVERAGE)
     if kind not in (names.TOKEN_TABLE, names.GLOBAL_TABLE, names.RANDOM_EXPERTS):

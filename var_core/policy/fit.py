@@ -156,7 +156,7 @@ def _fitted(
     return Entries(entries.key, entries.n, experts, np.pad(entries.weights, more))
 
 
-def take_agreeing(tables: PolicyTables, threshold: float) -> PolicyTables:
+def take_agreeing(tables: PolicyTables, threshold: float | Sequence[float]) -> PolicyTables:
     """Let the fast path take the decisions of rows whose agreement is at least a threshold.
 
     What it takes at a higher threshold it also takes at a lower one, since a decision's row does not depend on it.
@@ -165,16 +165,21 @@ def take_agreeing(tables: PolicyTables, threshold: float) -> PolicyTables:
     ----------
     tables : PolicyTables
         Calibrated.
-    threshold : float
+    threshold : float or sequence of float
+        For all layers, or one for each.
     """
-    usable = tables.present & (tables.agreement >= threshold)
+    usable = tables.present & (tables.agreement >= _by_layer(threshold).float())
     # The row for everything is for want of a better one, never the fast path's own choice.
     usable[:, -1] = False
     return replace(tables, usable=usable)
 
 
 def take_classic(
-    tables: PolicyTables, n: torch.Tensor, entropy: torch.Tensor, frequency_threshold: int, entropy_threshold: float
+    tables: PolicyTables,
+    n: torch.Tensor,
+    entropy: torch.Tensor,
+    frequency_threshold: int | Sequence[int],
+    entropy_threshold: float | Sequence[float],
 ) -> PolicyTables:
     """Let the fast path take token ids by the classic predicate: frequent, and of low mean router entropy.
 
@@ -185,15 +190,21 @@ def take_classic(
     tables : PolicyTables
     n, entropy : torch.Tensor
         [L, V]: occurrences and mean router entropy of the fitting split; NaN where there were none.
-    frequency_threshold : int
-        More occurrences than these.
-    entropy_threshold : float
+    frequency_threshold : int or sequence of int
+        More occurrences than these, at all layers or each.
+    entropy_threshold : float or sequence of float
         Less entropy than this, in nats.
     """
     tables = token_only(tables)
     taken = torch.zeros_like(tables.present)
-    taken[:, : tables.vocabulary] = (n > frequency_threshold) & (entropy < entropy_threshold)
+    frequent, sure = n > _by_layer(frequency_threshold), entropy < _by_layer(entropy_threshold)
+    taken[:, : tables.vocabulary] = frequent & sure
     return replace(tables, usable=taken & tables.present)
+
+
+def _by_layer(threshold: float | Sequence[float]) -> torch.Tensor:
+    """A threshold to compare a layer's row of values with, [1, 1] or [L, 1]."""
+    return torch.tensor(threshold, dtype=torch.float64).reshape(-1, 1)
 
 
 def take_listed(tables: PolicyTables, token_ids: Sequence[int]) -> PolicyTables:

@@ -165,14 +165,38 @@ def choose_rows(
     domains : collection of str, optional
         Only those of these domains.
     """
+    entropies = None
+    if config.predicate == "classic":
+        entropies = mean_entropies(recorded.statistics, len(tables.experts), tables.vocabulary, domains)
+    return choose_by(tables, config, entropies)
+
+
+def choose_by(
+    tables: PolicyTables, config: PolicyConfig, entropies: tuple[torch.Tensor, torch.Tensor] | None
+) -> PolicyTables:
+    """The same with occurrences and entropies, as of :func:`mean_entropies`, that are known; agreement needs none.
+
+    Raises
+    ------
+    VarError
+        If there is not a threshold for each layer where there are several.
+    """
+    limits = {name: _threshold(config, name, len(tables.experts)) for name in type(config.by_layer).model_fields}
     if config.predicate == "agreement":
-        chosen = take_agreeing(tables, config.agreement_threshold)
+        chosen = take_agreeing(tables, limits["agreement_threshold"])
     else:
-        chosen = take_classic(
-            tables, *mean_entropies(recorded.statistics, len(tables.experts), tables.vocabulary, domains),
-            config.frequency_threshold, config.entropy_threshold,
-        )  # fmt: skip
+        assert entropies is not None
+        chosen = take_classic(tables, *entropies, limits["frequency_threshold"], limits["entropy_threshold"])
     return take_listed(chosen, config.static_tokens) if config.static_tokens else chosen
+
+
+def _threshold(config: PolicyConfig, name: str, layers: int) -> Any:
+    several = getattr(config.by_layer, name)
+    if several and len(several) != layers:
+        raise VarError(
+            f"policy.by_layer.{name}: has {len(several)} numbers, the model has {layers} MoE layers; give one for each"
+        )
+    return several or getattr(config, name)
 
 
 def mean_entropies(

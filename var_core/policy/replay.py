@@ -80,7 +80,7 @@ def replay(
         decider = Decider(_one_layer(tables, layer), settings)
         for start in range(0, len(numbers), _SEQUENCES):
             own = numbers[start : start + _SEQUENCES]
-            yield _replay(layer, shape.experts, decider, _Grid.of(recorded, own))
+            yield _replay(layer, shape.experts, decider, Grid.of(recorded, own))
 
 
 def _one_layer(tables: PolicyTables, layer: int) -> PolicyTables:
@@ -89,7 +89,7 @@ def _one_layer(tables: PolicyTables, layer: int) -> PolicyTables:
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
     """Decisions as S rows of T places, of which some are empty."""
 
     sequence: NDArray[np.int64]
@@ -98,7 +98,8 @@ class _Grid:
     decisions: RecordedDecisions
 
     @classmethod
-    def of(cls, recorded: RecordedDecisions, sequences: NDArray[np.int64]) -> "_Grid":
+    def of(cls, recorded: RecordedDecisions, sequences: NDArray[np.int64]) -> "Grid":
+        """Lay out the decisions of some sequences, that lie one behind the other."""
         first, last = np.searchsorted(recorded.sequence, [sequences[0], sequences[-1] + 1])
         row = np.searchsorted(sequences, recorded.sequence[first:last])
         place = recorded.place[first:last]
@@ -113,7 +114,7 @@ class _Grid:
         return torch.from_numpy(values[self.rows.ravel()])
 
 
-def _replay(layer: int, width: int, decider: Decider, grid: _Grid) -> Replayed:
+def _replay(layer: int, width: int, decider: Decider, grid: Grid) -> Replayed:
     recorded, shape = grid.decisions, grid.counts.shape
     ids, previous, position = (
         grid.of_tokens(values).view(shape) for values in (recorded.token_id, recorded.previous, recorded.position)

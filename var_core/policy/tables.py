@@ -204,4 +204,6 @@ def keep_pairs(tables: PolicyTables, kept: NDArray[np.bool_]) -> PolicyTables:
 
 def token_only(tables: PolicyTables) -> PolicyTables:
     """The tables by token id, and for everything: without pairs."""
+    if not len(tables.pairs):
+        return tables
     return keep_pairs(tables, np.zeros((len(tables.present), len(tables.pairs)), np.bool_))
