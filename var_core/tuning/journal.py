@@ -1,0 +1,121 @@
+"""Where studies are kept: a journal on a file system that the jobs share.
+
+A journal is a file that records are appended to, a line each, by one process at a time. The lock is a file that is
+made with ``O_EXCL``, which also network file systems let exactly one process do; Optuna's default, a symbolic link, is
+not for us: of a journal with a relative path it points nowhere, so that a killed holder's lock is never found to be
+old, and who waits for it does so for ever.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from var_core.errors import VarError
+from var_core.files import disk_full_in_one_line
+
+_LOGGER = logging.getLogger(__name__)
+_CLAIMS = ".claims"
+_BLOCK = 1 << 12
+GRACE_SECONDS = 30
+"""A lock that has not changed for so long was its dead holder's; living ones hold it for milliseconds."""
+
+
+class JournalLock(JournalFileOpenLock):
+    """The lock of a journal; whoever takes it finds the journal ending with a whole line.
+
+    A process that is killed while it writes leaves a part of a line, to which Optuna would append, and then nobody
+    could read the journal. What is cut off was never read by anybody: readers stop at a line without an end.
+    """
+
+    def __init__(self, journal: Path, grace_seconds: int) -> None:
+        super().__init__(str(journal), grace_seconds)
+        self._journal = journal
+
+    def acquire(self) -> bool:
+        """Wait for the lock, then mend the journal."""
+        super().acquire()
+        try:
+            mend(self._journal)
+        except BaseException:
+            self.release()
+            raise
+        return True
+
+
+def mend(journal: Path) -> None:
+    """Cut off what follows the last whole line; only for who holds the lock."""
+    with journal.open("r+b") as stream:
+        size = end = stream.seek(0, os.SEEK_END)
+        while end:
+            start = max(end - _BLOCK, 0)
+            stream.seek(start)
+            newline = stream.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            _LOGGER.warning("%s: a process was killed while it wrote; cutting off %d bytes", journal, size - end)
+            stream.truncate(end)
+
+
+def open_journal(path: Path, grace_seconds: int = GRACE_SECONDS) -> JournalStorage:
+    """Open a journal, or begin one.
+
+    Parameters
+    ----------
+    path : Path
+        The journal.
+    grace_seconds : int
+        After how long the lock of a killed process is taken over.
+
+    Raises
+    ------
+    VarError
+        If the file is not a journal.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_full_in_one_line(path):
+        backend = JournalFileBackend(str(path), JournalLock(path, grace_seconds))
+        try:
+            return JournalStorage(backend)
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise VarError(
+                f"{path}: not readable as a journal of trials ({type(error).__name__}: {error}); move it away to begin "
+                "the study anew"
+            ) from None
+
+
+@contextmanager
+def claiming(journal: Path, grace_seconds: int = GRACE_SECONDS) -> Iterator[None]:
+    """Make who is in this block the only one to begin, give up and queue trials of a journal's studies."""
+    lock = JournalFileOpenLock(f"{journal}{_CLAIMS}", grace_seconds)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        # Whoever was held up for longer than the grace period has lost it.
+        with contextlib.suppress(RuntimeError):
+            lock.release()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Optuna from telling of every trial, and of what it calls experimental, while the block runs."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
