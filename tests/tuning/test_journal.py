@@ -14,18 +14,19 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from var_core.errors import VarError
-from var_core.tuning.journal import claiming, mend, open_journal, quiet
+from var_core.tuning.journal import Journal, claiming, mend, quiet
 
+pytestmark = pytest.mark.filterwarnings("ignore:The value of `grace_period`")
 ROOT = Path(__file__).parents[2]
 WRITER = """
 import sys
 from pathlib import Path
 import optuna
-from var_core.tuning.journal import open_journal, quiet
+from var_core.tuning.journal import Journal, quiet
 
 journal, name, attributes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 with quiet():
-    study = optuna.load_study(study_name="shared", storage=open_journal(journal))
+    study = optuna.load_study(study_name="shared", storage=Journal(journal))
     trial = study.ask()
     for number in range(attributes):
         trial.set_user_attr(f"{name}{number}", number)
@@ -40,7 +41,7 @@ JournalFileSymlinkLock("folder/journal", 1).acquire()
 
 def begin(path):
     with quiet():
-        return optuna.create_study(study_name="shared", storage=open_journal(path, 1), load_if_exists=True)
+        return optuna.create_study(study_name="shared", storage=Journal(path, 1), load_if_exists=True)
 
 
 def ran(code, *arguments, **options):
@@ -58,7 +59,7 @@ def test_a_torn_line_is_cut_off_before_the_next_is_written(tmp_path, torn, caplo
     assert [trial.value for trial in study.trials] == [1.0]
     study.add_trial(optuna.trial.create_trial(value=2.0))
     assert path.read_bytes().startswith(whole)
-    assert len([json.loads(line) for line in path.read_bytes().splitlines()]) == len(whole.splitlines()) + 1
+    assert all(json.loads(line) for line in path.read_bytes().splitlines())
     assert [trial.value for trial in begin(path).trials] == [1.0, 2.0]
     assert f"cutting off {len(torn)} bytes" in caplog.text
 
@@ -133,12 +134,34 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path):
     assert sorted(written, key=str) == [{f"{name}{number}": number for number in range(150)} for name in "ab"]
 
 
+def test_what_is_written_together_is_appended_in_one_go_and_read_by_all(tmp_path):
+    path = tmp_path / "journal"
+    journal = Journal(path, 1)
+    with quiet():
+        study = optuna.create_study(study_name="shared", storage=journal)
+    trial = study.ask()
+    before = path.read_bytes()
+    with journal.together():
+        assert trial.suggest_float("x", 0, 1) == trial.params["x"]
+        trial.set_user_attr("a", 1)
+        study.tell(trial, 0.5)
+        assert path.read_bytes() == before
+    assert [(each.params, each.user_attrs, each.value) for each in begin(path).trials] == [
+        (trial.params, {"a": 1}, 0.5)
+    ]
+    with pytest.raises(ZeroDivisionError), journal.together():
+        study.set_user_attr("b", 1)
+        raise ZeroDivisionError
+    study.set_user_attr("c", 1)
+    assert begin(path).user_attrs == {"c": 1}
+
+
 @pytest.mark.parametrize("content", ["this is\nnot a journal\n", '{"op_code": 77}\n', "[1]\n[2]\n"])
 def test_a_file_that_is_no_journal_is_one_line(tmp_path, content):
     path = tmp_path / "journal"
     path.write_text(content)
     with pytest.raises(VarError, match="not readable as a journal of trials") as error:
-        open_journal(path)
+        Journal(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 

@@ -11,8 +11,9 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -68,13 +69,13 @@ def mend(journal: Path) -> None:
             stream.truncate(end)
 
 
-def open_journal(path: Path, grace_seconds: int = GRACE_SECONDS) -> JournalStorage:
-    """Open a journal, or begin one.
+class Journal(JournalStorage):
+    """A journal that studies are kept in.
 
     Parameters
     ----------
     path : Path
-        The journal.
+        The journal; it is begun if there is none.
     grace_seconds : int
         After how long the lock of a killed process is taken over.
 
@@ -83,16 +84,47 @@ def open_journal(path: Path, grace_seconds: int = GRACE_SECONDS) -> JournalStora
     VarError
         If the file is not a journal.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_in_one_line(path):
-        backend = JournalFileBackend(str(path), JournalLock(path, grace_seconds))
+
+    def __init__(self, path: Path, grace_seconds: int = GRACE_SECONDS) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with disk_full_in_one_line(path):
+            self._file = _File(path, grace_seconds)
+            try:
+                super().__init__(self._file)
+            except (ValueError, KeyError, TypeError, AssertionError) as error:
+                raise VarError(
+                    f"{path}: not readable as a journal of trials ({type(error).__name__}: {error}); move it away to "
+                    "begin the study anew"
+                ) from None
+
+    def together(self) -> AbstractContextManager[None]:
+        """Append what is written in the block at its end, in one go; nothing of it is read back before."""
+        return self._file.together()
+
+
+class _File(JournalFileBackend):
+    """The file of a journal: every record on its own costs several round trips to a server, and a flush of its disk."""
+
+    def __init__(self, path: Path, grace_seconds: int) -> None:
+        super().__init__(str(path), JournalLock(path, grace_seconds))
+        self._held: list[dict[str, Any]] | None = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        self._held = []
         try:
-            return JournalStorage(backend)
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise VarError(
-                f"{path}: not readable as a journal of trials ({type(error).__name__}: {error}); move it away to begin "
-                "the study anew"
-            ) from None
+            yield
+            held, self._held = self._held, None
+            if held:
+                self.append_logs(held)
+        finally:
+            self._held = None
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._held is None:
+            super().append_logs(logs)
+        else:
+            self._held += logs
 
 
 @contextmanager

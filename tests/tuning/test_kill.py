@@ -1,0 +1,97 @@
+"""Workers that are killed at any moment, again and again: no trial is lost, and none is counted twice."""
+
+import random
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from tuning_processes import STUDY, parent_of_workers, work
+from var_core.config.tuning import TuningConfig
+from var_core.parquet import read_table
+from var_core.tuning.samplers import REPEATS
+
+SAMPLERS = {
+    "tpe": TuningConfig(sampler="tpe", trials=30, seed=3),
+    "nsga2": TuningConfig(sampler="nsga2", trials=40, seed=3),
+    "one objective": TuningConfig(sampler="tpe", objectives=("learned_share",), trials=30, seed=3),
+}
+pytestmark = pytest.mark.filterwarnings("ignore:The value of `grace_period`")
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with parent_of_workers() as parent:
+        yield parent
+
+
+def loaded(folder):
+    """The study as optuna-dashboard loads it."""
+    return optuna.load_study(study_name=STUDY, storage=JournalStorage(JournalFileBackend(str(folder / "journal"))))
+
+
+def complete(study):
+    return [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+
+
+def check_none_lost_and_none_twice(study, trials):
+    states = [trial.state for trial in study.trials]
+    assert states.count(TrialState.COMPLETE) == trials
+    assert set(states) <= {TrialState.COMPLETE, TrialState.FAIL}
+    repeated = [trial.user_attrs[REPEATS] for trial in study.trials if REPEATS in trial.user_attrs]
+    assert sorted(repeated) == [trial.number for trial in study.trials if trial.state == TrialState.FAIL]
+
+
+def kill_until_done(workers, folder, config, kills, seed, pause):
+    """How often the worker was killed; the last one is left to finish, if none did before."""
+    draw = random.Random(seed)
+    for killed in range(kills):
+        if workers.kill(workers.start(folder, config, pause=pause), draw.uniform(0.02, 0.35)) == 0:
+            return killed
+    assert workers.wait(workers.start(folder, config)) == 0
+    return kills
+
+
+def compare_with_undisturbed(workers, tmp_path, config, kills, seed, pause):
+    killed = kill_until_done(workers, tmp_path / "killed", config, kills, seed, pause)
+    work(tmp_path / "undisturbed", config)
+    study, undisturbed = loaded(tmp_path / "killed"), loaded(tmp_path / "undisturbed")
+    check_none_lost_and_none_twice(study, config.trials)
+    assert [trial.params for trial in complete(study)] == [trial.params for trial in undisturbed.trials]
+    assert [trial.values for trial in complete(study)] == [trial.values for trial in undisturbed.trials]
+    assert read_table(tmp_path / "killed" / "worker-0.parquet").num_rows >= config.trials
+    return killed, len(study.trials) - config.trials
+
+
+@pytest.mark.parametrize("config", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_worker_that_is_killed_again_and_again_does_what_an_undisturbed_one_does(workers, tmp_path, config):
+    killed, failed = compare_with_undisturbed(workers, tmp_path, config, kills=6, seed=1, pause=0.02)
+    assert killed == 6 and failed >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_thirty_kills(workers, tmp_path, sampler, seed):
+    config = TuningConfig(sampler=sampler, trials=120, seed=seed)
+    killed, failed = compare_with_undisturbed(workers, tmp_path, config, kills=30, seed=seed, pause=0.01)
+    assert killed == 30 and failed >= 5
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(15, marks=pytest.mark.slow)])
+def test_of_two_workers_one_is_killed(workers, tmp_path, kills):
+    config = TuningConfig(trials=40 * min(kills, 3), seed=5)
+    draw = random.Random(kills)
+    other = workers.start(tmp_path, config, worker=1, pause=0.02)
+    for _ in range(kills):
+        workers.kill(workers.start(tmp_path, config, worker=0, pause=0.02), draw.uniform(0.1, 0.4))
+    assert workers.wait(workers.start(tmp_path, config, worker=0, pause=0.02)) == 0
+    assert workers.wait(other) == 0
+    study = loaded(tmp_path)
+    check_none_lost_and_none_twice(study, config.trials)
+    rows = [row for worker in (0, 1) for row in read_table(tmp_path / f"worker-{worker}.parquet").to_pylist()]
+    own = [(row["number"], row["worker"]) for row in rows if row["state"] == "complete"]
+    assert sorted(own) == [(trial.number, trial.user_attrs["worker"]) for trial in complete(study)]
+    assert {worker for _, worker in own} == {0, 1}

@@ -1,0 +1,97 @@
+"""Samplers whose every proposal depends on the seed and on what was tried before, and not on who was killed when."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from var_core.config.tuning import Sampler
+
+REPEATS, RANK = "repeats", "rank"
+"""Attributes of a trial that is tried again: the number of the trial that it repeats, and that one's rank."""
+_STARTUP_TRIALS = 10
+_TRIALS_PER_GENERATION = 10
+_SMALLEST, _LARGEST = 8, 50
+
+
+def rank_of(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+    """The number that a trial would have if none had failed and been tried again under another number."""
+    if RANK in trial.user_attrs:
+        return int(trial.user_attrs[RANK])
+    return trial.number - sum(REPEATS in other.user_attrs for other in trials[: trial.number])
+
+
+class OrderedNSGAIISampler(NSGAIISampler):
+    """NSGA-II that draws from its parents in order of number.
+
+    Who comes second reads the parents from the journal in that order, and the first must draw from the same.
+    """
+
+    def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """As NSGA-II does, in order of number."""
+        return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)
+
+
+GENERATION = OrderedNSGAIISampler._get_generation_key()
+"""Attribute in which NSGA-II keeps a trial's generation."""
+
+
+class RankedSampler(BaseSampler):
+    """A fresh sampler for each trial, seeded with the trial's rank.
+
+    A sampler draws from one stream of random numbers, whose position is lost with its process. Here each trial has a
+    stream of its own, so that a study which was interrupted proposes what it would have proposed.
+
+    Parameters
+    ----------
+    kind : Sampler
+        Tree-structured Parzen estimators, multivariate, in groups of keys that are used together; NSGA-II; or random.
+    seed : int
+        Seed of the study.
+    trials : int
+        Trials of the study: NSGA-II's population is a tenth of them, of 8 to 50.
+    """
+
+    def __init__(self, kind: Sampler, seed: int, trials: int) -> None:
+        self._kind, self._seed, self._trials = kind, seed, trials
+        self._sampler: BaseSampler | None = None
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Make the trial's own sampler."""
+        rank = rank_of(trial, study.get_trials(deepcopy=False))
+        entropy = [self._seed & 0xFFFF_FFFF_FFFF_FFFF, rank]
+        self._sampler = self._make(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As the trial's sampler does."""
+        return self._own.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As the trial's sampler does."""
+        return self._own.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As the trial's sampler does."""
+        return self._own.sample_independent(study, trial, param_name, param_distribution)
+
+    @property
+    def _own(self) -> BaseSampler:
+        assert self._sampler is not None, "no trial was begun"
+        return self._sampler
+
+    def _make(self, seed: int) -> BaseSampler:
+        if self._kind == "tpe":
+            return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=_STARTUP_TRIALS)
+        if self._kind == "nsga2":
+            size = min(max(self._trials // _TRIALS_PER_GENERATION, _SMALLEST), _LARGEST)
+            return OrderedNSGAIISampler(seed=seed, population_size=size)
+        return RandomSampler(seed=seed)
