@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -119,6 +120,8 @@ def main() -> None:
     """Fork workers and wait for them, as ordered."""
     logging.disable()
     warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:  # so that all there is to import has been
+        work(Path(folder), TuningConfig(trials=14))
     for line in sys.stdin:
         order = json.loads(line)
         if isinstance(order, int):
