@@ -1,7 +1,7 @@
 """VAR: is the routing of a Mixture-of-Experts model predictable, from what, and what is that worth?
 
 A table of contents. Each stage is a target: snakemake corpus | model | capture | statistics | hypotheses |
-policy | evaluation | certificate | warehouse | figures | report. Without a target everything is made.
+policy | tuning | evaluation | certificate | warehouse | figures | report. Without a target everything is made.
 """
 
 from snakemake.utils import min_version
@@ -26,6 +26,7 @@ include: "rules/statistics.smk"
 include: "rules/hypotheses.smk"
 include: "rules/evaluation.smk"
 include: "rules/policy.smk"
+include: "rules/tuning.smk"
 include: "rules/warehouse.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
@@ -36,5 +37,6 @@ rule all:
     input:
         rules.warehouse.input,
         rules.evaluation.input,
+        rules.tuning.input,
         rules.figures.input,
         rules.report.input,

@@ -14,7 +14,9 @@ from var_core.config.corpus import (
 )
 from var_core.config.models import DemoModel, FolderModel, TraceModel
 from var_core.config.root import parse_config, read_yaml
+from var_core.config.tuning import TABLES_OF
 from var_core.errors import VarError
+from var_core.tuning.names import CONTROL, SEARCH
 
 try:
     for path in workflow.configfiles:
@@ -65,6 +67,14 @@ POLICY_RUNS = [
 ]
 # Settings that a policy is made with; those of the audit are for running it later.
 POLICY_MADE = CONFIG.policy.model_dump(mode="json", exclude={"audit"})
+# Settings of a search that decide what its probes and trials come to.
+TUNED = CONFIG.policy.enabled and CONFIG.tuning.enabled
+TABLE_SETS = list(TABLES_OF)
+STUDIES = [SEARCH, CONTROL]
+OF_SPACE = ("space", "seed", "probes", "probe_sequences", "max_sequences", "confidence")
+PROBED = CONFIG.tuning.model_dump(mode="json", include=set(OF_SPACE))
+AFTERWARDS = ("workers", "front_points", "max_sequences", "confidence", "choose")
+SEARCHED = CONFIG.tuning.model_dump(mode="json", exclude=set(AFTERWARDS))
 EVALUATED = {(run.model, run.corpus) for run in POLICY_RUNS}
 EVALUATION_TABLES = (
     "policies",
@@ -246,21 +256,58 @@ def recorded_files(wildcards):
         "calibration": shard_files(wildcards, "trace", "calibration"),
         "documents": documents_file(wildcards),
         "manifest": f"{folder}/corpus/manifest.json",
+        "chosen": f"{folder}/tuning/chosen.json" if TUNED else [],
+        "calibrated": [],
     }
+
+
+def fitted_files(wildcards):
+    """The same for tables of one choice, from which settings are chosen."""
+    files = recorded_files(wildcards) | {"chosen": []}
+    by_order = wildcards.tables != "token"
+    return files | {
+        "fitting": shard_files(wildcards, "trace", "capture") if by_order else []
+    }
+
+
+def search_files(wildcards):
+    """The same for a search: tables are calibrated already."""
+    sets = CONFIG.tuning.space.table_sets(CONFIG.policy)
+    names = dict.fromkeys((*sets, CONFIG.policy.tables[-1], "token"))
+    folder = f"results/{wildcards.model}/{wildcards.corpus}/tuning/tables"
+    return recorded_files(wildcards) | {
+        "fitting": [],
+        "chosen": [],
+        "calibrated": [f"{folder}/{name}.safetensors" for name in names],
+    }
+
+
+def study_files(wildcards, study):
+    """Trials of a study's workers; the control has one."""
+    folder = f"results/{wildcards.model}/{wildcards.corpus}/tuning/studies"
+    workers = CONFIG.tuning.workers if study == SEARCH else 1
+    return [f"{folder}/{study}-{worker}.parquet" for worker in range(workers)]
+
+
+def made_files(wildcards):
+    """What making a policy reads: of a search, its choice and the tables that are calibrated already."""
+    if not TUNED:
+        return recorded_files(wildcards)
+    return search_files(wildcards) | {"chosen": recorded_files(wildcards)["chosen"]}
 
 
 def evaluated_files(wildcards):
     """What evaluating a policy reads of what it was made from; traces only where arms have tables of their own."""
-    files = recorded_files(wildcards)
-    if CONFIG.policy.predicate == "agreement":
+    files = made_files(wildcards)
+    if TUNED or CONFIG.policy.predicate == "agreement":
         files |= {"fitting": [], "calibration": []}
     return files
 
 
 def compared_files(wildcards):
     """The same for putting arms together: tables by token id are calibrated beside the others."""
-    files = recorded_files(wildcards)
-    return files | evaluated_files(wildcards) | {"calibration": files["calibration"]}
+    calibration = [] if TUNED else recorded_files(wildcards)["calibration"]
+    return evaluated_files(wildcards) | {"calibration": calibration}
 
 
 def policy_files(wildcards):
@@ -280,12 +327,17 @@ def evaluation_tables(wildcards):
     return [f"{folder}/{name}.parquet" for name in EVALUATION_TABLES]
 
 
+def split_shards(wildcards, split):
+    """Sequences of a split."""
+    return [
+        f"results/{wildcards.model}/{wildcards.corpus}/corpus/{split}-{shard:05d}.parquet"
+        for shard in range(SHARDS[split])
+    ]
+
+
 def heldout_shards(wildcards):
     """Held-out sequences."""
-    return [
-        f"results/{wildcards.model}/{wildcards.corpus}/corpus/heldout-{shard:05d}.parquet"
-        for shard in range(SHARDS["heldout"])
-    ]
+    return split_shards(wildcards, "heldout")
 
 
 def warehouse_files(wildcards):

@@ -3,7 +3,7 @@
 from var_core.evaluation.names import POLICY, parts
 
 # Part, which is a job -> arms.
-ARMS = parts(CONFIG.evaluation)
+ARMS = parts(CONFIG.evaluation, TUNED)
 # Settings of evaluation that decide which sequences the model runs on, and how.
 SELECTING = {
     "max_sequences",
@@ -185,6 +185,7 @@ rule compare_policies:
     params:
         config=CONFIG.evaluation.model_dump(mode="json"),
         policy=POLICY_MADE,
+        tuned=TUNED,
         code=code_of("compare_policies.py"),
     message:
         "Comparing the policies of {wildcards.model} on {wildcards.corpus}"

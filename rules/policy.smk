@@ -3,7 +3,7 @@
 
 rule make_policy:
     input:
-        unpack(recorded_files),
+        unpack(made_files),
     output:
         record="results/{model}/{corpus}/policy/policy.json",
         tables="results/{model}/{corpus}/policy/tables.safetensors",

@@ -18,4 +18,5 @@ with logged(snakemake.log[0]):
         PolicyConfig.model_validate(snakemake.params.policy),
         EvaluationConfig.model_validate(snakemake.params.config),
         snakemake.params.code,
+        snakemake.params.tuned,
     )

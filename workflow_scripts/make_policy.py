@@ -16,4 +16,5 @@ with logged(snakemake.log[0]):
         read_json(Path(snakemake.input.manifest))["tokenizer"]["digest"],
         Path(snakemake.output.record).parent,
         snakemake.params.code,
+        Path(snakemake.input.chosen) if snakemake.input.get("chosen") else None,
     )

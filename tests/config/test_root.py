@@ -128,7 +128,7 @@ BAD = [
     (
         "corpora/text/splits",
         {"train": 0.9},
-        "train 0.9 + capture 0.2 + calibration 0.09 + tuning 0.06 + heldout 0.3 make 1.55, not 1; give all 5",
+        "train 0.9 + capture 0.2 + calibration 0.09 + tuning 0.1 + heldout 0.26 make 1.55, not 1; give all 5",
     ),
     ("sequences/length", 4096, "sequences.length: 4096 is over models.demo.max_position (512)"),
 ]

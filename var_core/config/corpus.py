@@ -24,9 +24,9 @@ class Splits(Block):
     """share whose routing is counted: tables and statistics are fitted on it"""
     calibration: float = Field(0.09, gt=0, le=1)
     """share on which a policy's tables are compared with the router: what the fast path takes is chosen on it"""
-    tuning: float = Field(0.06, gt=0, le=1)
+    tuning: float = Field(0.1, gt=0, le=1)
     """share on which a policy's settings are compared with each other"""
-    heldout: float = Field(0.3, gt=0, le=1)
+    heldout: float = Field(0.26, gt=0, le=1)
     """share that nothing is fitted, calibrated or tuned on: predictions and policies are scored on it"""
 
     @model_validator(mode="after")

@@ -105,9 +105,11 @@ class TuningConfig(Block):
     """points of the front that the model is run with, on the tuning split"""
     max_sequences: PositiveInt = 160
     """sequences of the tuning split that it is run on"""
-    probes: int = Field(8, ge=4)
+    probes: int = Field(12, ge=4)
     """random policies that the model is run with, on the calibration split, for the model of the loss"""
     probe_sequences: PositiveInt = 96
     """sequences of the calibration split that it is run on"""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = 0.95
+    """confidence of the intervals of what is measured; null: none, for text of fewer than 10 clusters of documents"""
     choose: Literal["knee", "fewest_learned"] = "knee"
     """which measured point is chosen: the knee of the front, or the fewest learned decisions within the loss margin"""

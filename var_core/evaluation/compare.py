@@ -61,6 +61,7 @@ def compare_policies(
     policy_config: PolicyConfig,
     config: EvaluationConfig,
     code: str,
+    tuned: bool = False,
 ) -> None:
     """Put the arms of an evaluation together.
 
@@ -74,15 +75,19 @@ def compare_policies(
     recorded : Recorded
         What the policy was made from.
     policy_config : PolicyConfig
+        As configured.
     config : EvaluationConfig
     code : str
         Digest of the stage's code.
+    tuned : bool, optional
+        Whether the policy is what a search has chosen.
     """
     policy, certificate = load_policy(policy_folder), read_certificate(policy_folder)
-    rows = evaluation_rows(read_arms(folder, config), config, policy.settings.weights)
+    rows = evaluation_rows(read_arms(folder, config, tuned), config, policy.settings.weights)
     held_out = HeldOut.of(traces, recorded.documents)
-    # The classic predicate saves no pairs, but what they are worth does not depend on the predicate.
-    tables = policy.tables if policy_config.predicate == "agreement" else calibrated_tables(recorded, policy_config)
+    # A policy may have been made without pairs, but what they are worth does not depend on what it takes.
+    as_made = policy_config.predicate == "agreement" and not tuned
+    tables = policy.tables if as_made else calibrated_tables(recorded, policy_config)
     gains = gain_rows(tables, held_out, recorded, policy_config, config)
     by_arm = {names.TOKEN_TABLE: token_only(tables), names.POLICY: tables}
     frequencies = frequency_rows(by_arm, held_out, recorded, config)

@@ -95,7 +95,7 @@ class ArmResult:
         return cls(arm, run.scores, text.cluster, text.domain, ways)
 
 
-def read_arms(folder: Path, config: EvaluationConfig) -> list[ArmResult]:
+def read_arms(folder: Path, config: EvaluationConfig, tuned: bool = False) -> list[ArmResult]:
     """Read the files of all parts of an evaluation; the plain model comes first.
 
     Raises
@@ -103,14 +103,14 @@ def read_arms(folder: Path, config: EvaluationConfig) -> list[ArmResult]:
     VarError
         If an arm is in none of them.
     """
-    parts = names.parts(config)
+    parts = names.parts(config, tuned)
     losses, ways = (
         pa.concat_tables([read_table(folder / f"{part}.{kind}.parquet") for part in parts])
         for kind in ("losses", "ways")
     )
     return [
         ArmResult.of(arm, losses.filter(pc.field("arm") == arm), ways.filter(pc.field("arm") == arm))
-        for arm in names.arm_names(config)
+        for arm in names.arm_names(config, tuned)
     ]
 
 

@@ -32,7 +32,7 @@ from var_core.models.folder import read_record
 from var_core.models.loading import load_causal_model
 from var_core.parquet import read_provenance, write_table
 from var_core.policy.attach import find_weightings
-from var_core.policy.make import Recorded, calibrated_tables, choose_rows
+from var_core.policy.make import Recorded, calibrated_tables, choose_rows, chosen_config, settings_of
 from var_core.policy.replay import SequenceSums
 from var_core.policy.runtime import Observer
 from var_core.policy.settings import PolicySettings
@@ -82,11 +82,13 @@ class Sources:
         Held-out sequences.
     recorded : Recorded
         What the policy was made from.
-    policy : Path
-        The policy's folder.
+    policy : Path or None
+        The policy's folder; None where none is made yet.
     policy_config : PolicyConfig
         What it was made with.
     config : EvaluationConfig
+    configured : PolicyConfig or None
+        What is configured, where a search has chosen something else.
     """
 
     model_record: Path
@@ -94,22 +96,26 @@ class Sources:
     device: str
     shards: tuple[Path, ...]
     recorded: Recorded
-    policy: Path
+    policy: Path | None
     policy_config: PolicyConfig
     config: EvaluationConfig
+    configured: PolicyConfig | None = None
 
     @classmethod
     def of_job(cls, inputs: Any, parameters: Any) -> "Sources":
         """Read a job's inputs and parameters by their names."""
+        configured = PolicyConfig.model_validate(parameters.policy)
+        chosen = inputs.get("chosen")
         return cls(
             Path(inputs.model),
             TypeAdapter(ModelConfig).validate_python(parameters.settings["model"]),
             parameters.settings["device"],
             tuple(map(Path, inputs.shards)),
             Recorded.of_inputs(inputs),
-            Path(inputs.policy[0]).parent,
-            PolicyConfig.model_validate(parameters.policy),
+            Path(inputs.policy[0]).parent if inputs.get("policy") else None,
+            chosen_config(Path(chosen)) if chosen else configured,
             EvaluationConfig.model_validate(parameters.config),
+            configured if chosen else None,
         )
 
     def text(self, domain: str | None = None, most: int | None = None) -> Text:
@@ -120,22 +126,26 @@ class Sources:
             self.shards, self.recorded.documents, selection, bool(record["isolate_documents"]), own.batch_sequences
         )
 
+    def on(self, shards: Sequence[str]) -> "Sources":
+        """The same with sequences of other shards."""
+        return replace(self, shards=tuple(map(Path, shards)))
+
     def load_policy(self) -> Policy:
         """The policy, if it is for this model and tokenizer."""
+        assert self.policy is not None
         tokenizer = read_provenance(self.shards[0])["tokenizer"]
         return load_policy(self.policy, {"model": read_record(self.model_record).digest, "tokenizer": tokenizer})
 
-    def subject(self, policy: Policy) -> Subject:
-        """The model with its layers."""
+    def subject(self, policy: Policy, live: bool = False) -> Subject:
+        """The model with its layers; `live`: with what live weights need, whatever the policy's are."""
         loaded = load_causal_model(self.model_record, self.model_config, device=self.device)
         config = self.model_config
         sites = find_sites(loaded.model, config.exclude_sites if isinstance(config, PretrainedModel) else ())
         if len(sites) != len(policy.layout):
             raise VarError(
-                f"{self.policy}: the policy is for {len(policy.layout)} MoE layers, the model has {len(sites)}; make "
-                "the policy again"
+                f"the policy is for {len(policy.layout)} MoE layers, the model has {len(sites)}; make the policy again"
             )
-        live = policy.settings.weights == "live"
+        live = live or policy.settings.weights == "live"
         weightings = find_weightings(loaded.model, sites, policy) if live else {}
         return Subject(loaded.model, sites, policy.layout, weightings)
 
@@ -161,12 +171,14 @@ def evaluate_part(sources: Sources, part: str, arms: Sequence[str], output: Path
         If the policy is for another model, or the model's decisions cannot be replaced.
     """
     policy = sources.load_policy()
+    assert sources.policy is not None
+    policy_record = sources.policy / RECORD
     text, subject = sources.text(), sources.subject(policy)
     provenance = {
         "stage": "evaluation",
         "arms": list(arms),
         "policy": policy.made_from,
-        "policy_record": file_digest(sources.policy / RECORD),
+        "policy_record": file_digest(policy_record),
         "text": {key: read_provenance(sources.shards[0])[key] for key in ("run", "split", "corpus", "tokenizer")},
         "sequences": len(text),
         "windows": 1 if sources.config.stride is None else text.input_ids.shape[1] // sources.config.stride,
@@ -183,8 +195,8 @@ def evaluate_part(sources: Sources, part: str, arms: Sequence[str], output: Path
                     trace = ShadowTrace(output / "policy.trace.parquet", text, policy.layout, provenance)
                     observers.append(stack.enter_context(trace))
                 result = _run(arm, sources, policy, subject, text, progress, observers)
-            losses.append(_losses_table(arm, text, result))
-            ways.append(_ways_table(arm, text.sequence, result))
+            losses.append(losses_table(arm, text, result))
+            ways.append(ways_table(arm, text.sequence, result))
     write_table(output / f"{part}.losses.parquet", pa.concat_tables(losses), provenance)
     write_table(output / f"{part}.ways.parquet", pa.concat_tables(ways), provenance)
 
@@ -215,14 +227,18 @@ def arm_policy(arm: str, policy: Policy, sources: Sources) -> tuple[PolicyTables
         If there is no such arm.
     """
     tables, settings, config = policy.tables, policy.settings, sources.policy_config
+    configured = sources.configured or config
     bare = replace(settings, cache=None, budget=None)
     if arm == names.POLICY:
         return tables, settings
     if arm == names.TABLES_ONLY:
         return tables, replace(settings, cache=None)
     if arm == names.CLASSIC:
-        classic = config.model_copy(update={"predicate": "classic"})
-        return choose_rows(tables, classic, sources.recorded), settings
+        classic = configured.model_copy(update={"predicate": "classic"})
+        return choose_rows(tables, classic, sources.recorded), settings_of(classic)
+    if arm == names.CONFIGURED:
+        own = calibrated_tables(sources.recorded, configured)
+        return choose_rows(own, configured, sources.recorded), settings_of(configured)
     if arm.startswith(names.THRESHOLD):
         threshold = float(arm.removeprefix(names.THRESHOLD))
         if config.predicate != "agreement":
@@ -242,7 +258,8 @@ def arm_policy(arm: str, policy: Policy, sources: Sources) -> tuple[PolicyTables
     return chosen, bare
 
 
-def _losses_table(arm: str, text: Text, result: Arm) -> pa.Table:
+def losses_table(arm: str, text: Text, result: Arm) -> pa.Table:
+    """Rows of :data:`LOSSES` of an arm."""
     columns = {
         "arm": [arm] * len(text),
         "sequence": text.sequence,
@@ -254,7 +271,8 @@ def _losses_table(arm: str, text: Text, result: Arm) -> pa.Table:
     return pa.table(columns, schema=LOSSES)
 
 
-def _ways_table(arm: str, sequence: NDArray[np.int64], result: Arm) -> pa.Table:
+def ways_table(arm: str, sequence: NDArray[np.int64], result: Arm) -> pa.Table:
+    """Rows of :data:`WAYS` of an arm; none where no policy decided."""
     if result.ways is None:
         return WAYS.empty_table()
     columns = SequenceSums(sequence, **vars(result.ways)).columns()

@@ -10,21 +10,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from pydantic import ValidationError
 
 from var_core.config.policy import PolicyConfig
 from var_core.errors import VarError
-from var_core.files import digest_of, file_digest
+from var_core.files import digest_of, file_digest, read_json
 from var_core.parquet import read_provenance, read_table
 from var_core.policy.cache import CacheLimits
 from var_core.policy.calibration import calibrate
 from var_core.policy.fit import Pairs, fit_tables, take_agreeing, take_classic, take_listed
 from var_core.policy.settings import BudgetSettings, CacheSettings, PolicySettings
-from var_core.policy.store import Policy
+from var_core.policy.store import Policy, load_tables, save_tables
 from var_core.policy.tables import PolicyTables
 from var_core.policy.text import TEXT, mark_text, write_marks
 from var_core.routing.batch import LayerRouter, RouterLayout
 
-_MADE_FROM = ("capture", "calibration")
+_MADE_FROM, _TUNED_ON = ("capture", "calibration"), ("tuning",)
+_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,15 @@ class Recorded:
         Traces of the capture split, empty where it keeps none, and of the calibration split.
     documents : Path
         ``documents.parquet`` of the corpus.
+    calibrated : tuple of Path
+        Files of tables that are calibrated already, as :func:`save_calibrated` names them.
     """
 
     statistics: Path
     fitting: tuple[Path, ...]
     calibration: tuple[Path, ...]
     documents: Path
+    calibrated: tuple[Path, ...] = ()
 
     @classmethod
     def of_inputs(cls, inputs: Any) -> "Recorded":
@@ -54,6 +59,7 @@ class Recorded:
             tuple(map(Path, inputs.fitting)),
             tuple(map(Path, inputs.calibration)),
             Path(inputs.documents),
+            tuple(map(Path, inputs.get("calibrated", []))),
         )
 
     @cached_property
@@ -74,7 +80,9 @@ class Recorded:
         return bool(self.provenance["config"]["isolate_documents"])
 
 
-def make_policy(recorded: Recorded, config: PolicyConfig, tokenizer: str, output: Path, code: str) -> Policy:
+def make_policy(
+    recorded: Recorded, config: PolicyConfig, tokenizer: str, output: Path, code: str, tuned: Path | None = None
+) -> Policy:
     """Fit, calibrate and save a policy.
 
     Parameters
@@ -87,6 +95,8 @@ def make_policy(recorded: Recorded, config: PolicyConfig, tokenizer: str, output
         Folder to save it to.
     code : str
         Digest of the stage's code.
+    tuned : Path, optional
+        File of settings that a search has chosen, in place of those of `config`; see :func:`chosen_config`.
 
     Raises
     ------
@@ -95,8 +105,11 @@ def make_policy(recorded: Recorded, config: PolicyConfig, tokenizer: str, output
     """
     provenance = recorded.provenance
     _check_together(recorded)
+    if tuned is not None:
+        config = chosen_config(tuned)
     tables = calibrated_tables(recorded, config)
-    marks = mark_text(recorded.documents, provenance["corpus"]["name"], _MADE_FROM)
+    read = _MADE_FROM if tuned is None else (*_MADE_FROM, *_TUNED_ON)
+    marks = mark_text(recorded.documents, provenance["corpus"]["name"], read)
     output.mkdir(parents=True, exist_ok=True)
     write_marks(output / TEXT, marks)
     policy = Policy(
@@ -105,6 +118,7 @@ def make_policy(recorded: Recorded, config: PolicyConfig, tokenizer: str, output
         recorded.layout,
         {
             **config.model_dump(mode="json", exclude={"cache", "budget", "weights", "audit", "enabled"}),
+            "tuned": tuned is not None,
             "isolate_documents": recorded.isolate_documents,
             "run": provenance["run"],
             "code": code,
@@ -117,14 +131,35 @@ def make_policy(recorded: Recorded, config: PolicyConfig, tokenizer: str, output
             "fitting": digest_of([read_provenance(path)["content"] for path in recorded.fitting]),
             "calibration": digest_of([read_provenance(path)["content"] for path in recorded.calibration]),
             "text": file_digest(output / TEXT),
+            **({} if tuned is None else {"tuning": file_digest(tuned)}),
         },
     )
     policy.save(output)
     return policy
 
 
+def chosen_config(path: Path) -> PolicyConfig:
+    """Settings that a search has chosen: the ``policy`` of a JSON file.
+
+    Raises
+    ------
+    VarError
+        If the file does not hold any.
+    """
+    try:
+        return PolicyConfig.model_validate(read_json(path)["policy"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise VarError(f"{path}: holds no settings of a policy; run the tuning stage again") from error
+
+
+def save_calibrated(recorded: Recorded, config: PolicyConfig, output: Path) -> None:
+    """Save calibrated tables, under the name of the last of those that they go by."""
+    _check_together(recorded)
+    save_tables(output / f"{config.tables[-1]}{_SUFFIX}", calibrated_tables(recorded, config))
+
+
 def calibrated_tables(recorded: Recorded, config: PolicyConfig, domains: Collection[str] | None = None) -> PolicyTables:
-    """Fit tables to the capture split and calibrate them on the calibration split; nothing is usable yet.
+    """Fit tables to the capture split and calibrate them on the calibration split, or load them; nothing is usable yet.
 
     Parameters
     ----------
@@ -133,6 +168,9 @@ def calibrated_tables(recorded: Recorded, config: PolicyConfig, domains: Collect
     domains : collection of str, optional
         Only text of these domains.
     """
+    saved = [path for path in recorded.calibrated if path.name == f"{config.tables[-1]}{_SUFFIX}"]
+    if saved and domains is None:
+        return load_tables(saved[0])
     if "pair" in config.tables and not recorded.fitting:
         raise VarError(
             "policy.tables: pair is fitted to decisions in their order, and the capture split keeps none; add capture "

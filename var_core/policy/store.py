@@ -49,11 +49,7 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Write the folder; the record comes last, so that a folder with one is whole."""
-        tensors = {field.name: getattr(self.tables, field.name).cpu().clone() for field in fields(self.tables)}
-        with written_aside(folder / TABLES) as aside:
-            save_file(tensors, aside, {"format": str(FORMAT)})
-            # The library lets nobody else read; other files have the rights that the user's mask gives.
-            aside.chmod(_rights())
+        save_tables(folder / TABLES, self.tables)
         record = {
             "format": FORMAT,
             "tables": file_digest(folder / TABLES),
@@ -89,13 +85,34 @@ def load_policy(folder: Path, made_from: Mapping[str, str] | None = None) -> Pol
             )
     if file_digest(folder / TABLES) != record["tables"]:
         raise VarError(f"{folder / TABLES}: is not the file that {RECORD} was written with; make the policy again")
-    try:
-        tensors = load_file(folder / TABLES)
-    except SafetensorError as error:
-        raise VarError(f"{folder / TABLES}: cannot be read ({error}); make the policy again") from error
-    tables = PolicyTables(**{field.name: tensors[field.name] for field in fields(PolicyTables)})
+    tables = load_tables(folder / TABLES)
     layout = RouterLayout(tuple(LayerRouter(**layer) for layer in record["layout"]))
     return Policy(tables, _settings(record["settings"]), layout, record["made"], record["made_from"])
+
+
+def save_tables(path: Path, tables: PolicyTables) -> None:
+    """Write tables to a file of their own."""
+    tensors = {field.name: getattr(tables, field.name).cpu().clone() for field in fields(tables)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        save_file(tensors, aside, {"format": str(FORMAT)})
+        # The library lets nobody else read; other files have the rights that the user's mask gives.
+        aside.chmod(_rights())
+
+
+def load_tables(path: Path) -> PolicyTables:
+    """Load tables.
+
+    Raises
+    ------
+    VarError
+        If the file cannot be read.
+    """
+    try:
+        tensors = load_file(path)
+        return PolicyTables(**{field.name: tensors[field.name] for field in fields(PolicyTables)})
+    except (SafetensorError, FileNotFoundError, KeyError) as error:
+        raise VarError(f"{path}: cannot be read ({error}); make it again") from error
 
 
 def _rights() -> int:

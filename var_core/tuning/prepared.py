@@ -156,6 +156,16 @@ class PreparedTrace:
         """The tables by their names."""
         return {name: owned.tables for name, owned in self._owned.items()}
 
+    def owners_agreement(self, name: str) -> list[NDArray[np.float64]]:
+        """What the owners of each layer's decisions promise; of those that have an owner with an estimate."""
+        owned = self._owned[name]
+        found = []
+        for layer in range(len(self._layout)):
+            owner = owned.rows.owner[layer][(owned.rows.owner[layer] >= 0) & torch.from_numpy(self._flat_counts)]
+            promised = owned.tables.agreement[layer][owner].numpy().astype(np.float64)
+            found.append(promised[~np.isnan(promised)])
+        return found
+
     def replay(self, name: str, usable: torch.Tensor, settings: PolicySettings) -> Sums:
         """Replay a policy and add up its decisions.
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from var_core.config.policy import PolicyConfig
+from var_core.tuning.names import CONTROL as CONTROL
+from var_core.tuning.names import SEARCH as SEARCH
 
-SEARCH, CONTROL = "search", "random"
-"""The study by the configured sampler; and the one beside it, as many trials drawn at random."""
 CLASSIC, CONFIGURED = "classic", "configured"
 """Trials that every study begins with: the classic predicate, and the policy, both as configured."""
 
