@@ -70,7 +70,7 @@ def points_of(trials: pa.Table, configured: PolicyConfig, most: int, knee: int) 
     knee : int
         Its knee by the estimates, as a place on the front with the fewest learned decisions first.
     """
-    own = trials.filter(pc.and_(pc.field("study") == SEARCH, pc.field("state") == "complete"))
+    own = trials.filter((pc.field("study") == SEARCH) & (pc.field("state") == "complete"))
     front = own.filter(pc.field("on_front")).sort_by("learned_share").to_pylist()
     places = np.array([[row["learned_share"], row["loss_difference"]] for row in front])
     chosen = spread_over(places, most, (knee, 0, len(front) - 1))

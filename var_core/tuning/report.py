@@ -131,7 +131,7 @@ def _constraint_line(trials: pa.Table, config: TuningConfig) -> str:
 
 
 def _last_hypervolume(trials: pa.Table, study: str) -> float | None:
-    own = trials.filter(pc.and_(pc.field("study") == study, pc.field("state") == "complete"))
+    own = trials.filter((pc.field("study") == study) & (pc.field("state") == "complete"))
     return own.sort_by("number")["hypervolume"].to_pylist()[-1] if len(own) else None
 
 

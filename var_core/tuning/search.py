@@ -98,7 +98,7 @@ def collect_trials(
 def measure_front(search: Search, sources: Sources, trials: Path, output: Path, code: str) -> None:
     """Run the model with points of the front on the tuning split; see :func:`var_core.tuning.points.measure_points`."""
     table = read_table(trials)
-    front = table.filter(pc.and_(pc.field("study") == SEARCH, pc.field("on_front"))).sort_by("learned_share")
+    front = table.filter((pc.field("study") == SEARCH) & (pc.field("on_front"))).sort_by("learned_share")
     places = np.stack([front[name].to_numpy() for name in ("learned_share", "loss_difference")], axis=1)
     points = points_of(table, search.policy, search.config.front_points, knee(places))
     on_tuning = replace(sources, config=evaluation_of(sources.config, search.config))
