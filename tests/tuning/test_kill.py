@@ -48,7 +48,9 @@ def kill_until_done(workers, folder, config, kills, seed, pause):
     """How often the worker was killed; the last one is left to finish, if none did before."""
     draw = random.Random(seed)
     for killed in range(kills):
-        if workers.kill(workers.start(folder, config, pause=pause), draw.uniform(0.02, 0.35)) == 0:
+        # A process that was killed with a lock in its hand holds the next one up for the grace period of a second.
+        held = 1.2 * len(list(folder.glob("journal*.lock")))
+        if workers.kill(workers.start(folder, config, pause=pause), held + draw.uniform(0.02, 0.35)) == 0:
             return killed
     assert workers.wait(workers.start(folder, config)) == 0
     return kills
@@ -68,16 +70,16 @@ def compare_with_undisturbed(workers, tmp_path, config, kills, seed, pause):
 @pytest.mark.parametrize("config", SAMPLERS.values(), ids=SAMPLERS)
 def test_a_worker_that_is_killed_again_and_again_does_what_an_undisturbed_one_does(workers, tmp_path, config):
     killed, failed = compare_with_undisturbed(workers, tmp_path, config, kills=6, seed=1, pause=0.02)
-    assert killed == 6 and failed >= 1
+    assert killed >= 3 and failed >= 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_thirty_kills(workers, tmp_path, sampler, seed):
-    config = TuningConfig(sampler=sampler, trials=120, seed=seed)
-    killed, failed = compare_with_undisturbed(workers, tmp_path, config, kills=30, seed=seed, pause=0.01)
-    assert killed == 30 and failed >= 5
+    config = TuningConfig(sampler=sampler, trials=150, seed=seed)
+    killed, failed = compare_with_undisturbed(workers, tmp_path, config, kills=30, seed=seed, pause=0.04)
+    assert killed == 30 and failed >= 10
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(15, marks=pytest.mark.slow)])

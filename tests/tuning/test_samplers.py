@@ -114,19 +114,17 @@ def test_constraints_lead_the_search_to_where_they_are_met():
     assert sum(search(0.02)) > 10 > sum(search(1e-6)) == 0
 
 
-def test_tpe_and_nsga2_beat_random_search_with_the_same_budget():
-    """On a known front, (s, 0.2 (1 - s)²) for s of 0 to 1, where every layer has a number of its own."""
+def test_tpe_beats_random_search_with_the_same_budget():
+    """On a known front: (s, 0.2 (1 - s)²) for s of 0 to 1, the same in all layers, without a cache."""
 
-    def dominated(kind, seed):
-        values = np.array([trial.values for trial in tried(RankedSampler(kind, seed, 100), 100, space=SMALL).trials])
-        return hypervolumes(values, (1.0, 0.2))[-1]
+    def missed(kind, seed):
+        values = np.array([trial.values for trial in tried(RankedSampler(kind, seed, 100), 100).trials])
+        return 0.2 - 0.2 / 3 - hypervolumes(values, (1.0, 0.2))[-1]
 
-    best = 0.2 - 0.2 / 3
-    missed = {kind: [best - dominated(kind, seed) for seed in range(5)] for kind in KINDS}
-    assert min(map(min, missed.values())) > 0
-    # By far, and with every seed.
-    assert max(missed["tpe"]) < 0.8 * min(missed["random"])
-    assert np.mean(missed["nsga2"]) < 0.9 * np.mean(missed["random"])
+    tpe, control = ([missed(kind, seed) for seed in range(5)] for kind in ("tpe", "random"))
+    assert min(tpe) > 0  # nothing is beyond the front
+    # By far, and whatever the seed.
+    assert max(tpe) < 0.8 * min(control)
 
 
 def test_a_range_is_kept_to():
