@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from simulated_evaluation import write_evaluation
+from simulated_tuning import SimulatedTuning
 from var_core.corpus.schema import VOCABULARY
 from var_core.parquet import write_table
 from var_core.statistics.tables import EXPERT_COUNTS, LAYER_STATS, QUANTITIES, TOKEN_STATS
@@ -140,7 +141,7 @@ class SimulatedRun:
         decisions = self.decisions[split]
         return decisions[decisions.sequence % SHARDS[split] == number]
 
-    def write(self, results: Path, traced=("heldout",), trained=True, verdicts=True, evaluated=True) -> RunFiles:
+    def write(self, results: Path, traced=("heldout",), trained=True, verdicts=True, evaluated=True, tuned=True) -> RunFiles:
         folder = results / self.model / self.corpus
         for split, decisions in self.decisions.items():
             for kind, table in self.tables(decisions).items():
@@ -166,6 +167,8 @@ class SimulatedRun:
             self._write_verdicts(folder / "hypotheses" / "verdicts.parquet")
         if evaluated:
             write_evaluation(folder / "evaluation", self.provenance("capture"), self.domains, self.seed)
+        if tuned:
+            SimulatedTuning(layers=self.layers, seed=self.seed).write(folder / "tuning", self.provenance("capture"))
         return RunFiles.in_results(results, self.model, self.corpus)
 
     def _write_verdicts(self, path):
@@ -275,7 +278,7 @@ def results(tmp_path_factory):
     """A results folder with two runs of unlike models; not to be changed by tests."""
     results = tmp_path_factory.mktemp("project") / "results"
     SMALL.write(results)
-    OTHER.write(results, traced=(), trained=False, verdicts=False, evaluated=False)
+    OTHER.write(results, traced=(), trained=False, verdicts=False, evaluated=False, tuned=False)
     return results
 
 
@@ -296,7 +299,7 @@ def simulated_run():
 
 @pytest.fixture(scope="session")
 def small():
-    """Three layers, 8 experts, k = 2, three domains; traced, trained, with verdicts and an evaluated policy."""
+    """Three layers, 8 experts, k = 2, three domains; traced, trained, with verdicts and a policy that was tuned and evaluated."""
     return SMALL
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from var_core.errors import VarError
-from var_core.warehouse.files import EVALUATION_FILES, RunFiles, shard_number
+from var_core.warehouse.files import EVALUATION_FILES, TUNING_FILES, RunFiles, shard_number
 from var_core.warehouse.run import open_run
 
 
@@ -28,7 +28,8 @@ def test_everything_is_named_by_the_layout(results, small):
 
 def test_what_a_run_does_not_have_is_none(results, other):
     files = RunFiles.in_results(results, other.model, other.corpus)
-    assert files.training is None and files.verdicts is None and not files.evaluation
+    assert files.training is None and files.verdicts is None
+    assert not files.evaluation and not files.tuning
     assert not any(files.traces.values())
 
 
@@ -60,24 +61,34 @@ def test_traces_left_by_an_earlier_configuration_are_passed_over(simulated_run, 
         assert connection.execute("SELECT DISTINCT split FROM traces").fetchall() == [("heldout",)]
 
 
-def test_the_tables_of_an_evaluation_are_all_named_or_none(simulated_run, tmp_path):
+ONLY_OF_SOME = pytest.mark.parametrize(
+    ("stage", "tables", "told"),
+    [("evaluation", EVALUATION_FILES, "evaluated"), ("tuning", TUNING_FILES, "tuned")],
+)
+
+
+@ONLY_OF_SOME
+def test_the_tables_of_an_evaluation_or_a_study_are_all_named_or_none(simulated_run, tmp_path, stage, tables, told):
     files = simulated_run(sequences={"capture": 6, "heldout": 6}).write(tmp_path)
-    assert set(files.evaluation) == set(EVALUATION_FILES)
-    assert all(path.parent.name == "evaluation" and path.exists() for path in files.evaluation.values())
-    files.evaluation["transfer"].unlink()
-    assert RunFiles.in_results(tmp_path, files.model, files.corpus).evaluation == files.evaluation
-    for path in files.evaluation.values():
+    found = getattr(files, stage)
+    assert set(found) == set(tables)
+    assert all(path.parent.name == stage and path.exists() for path in found.values())
+    list(found.values())[-1].unlink()
+    assert getattr(RunFiles.in_results(tmp_path, files.model, files.corpus), stage) == found
+    for path in found.values():
         path.unlink(missing_ok=True)
-    assert not RunFiles.in_results(tmp_path, files.model, files.corpus).evaluation
-    assert RunFiles.in_results(tmp_path, files.model, files.corpus, evaluated=True).evaluation == files.evaluation
+    assert not getattr(RunFiles.in_results(tmp_path, files.model, files.corpus), stage)
+    assert getattr(RunFiles.in_results(tmp_path, files.model, files.corpus, **{told: True}), stage) == found
 
 
-def test_an_evaluation_left_by_an_earlier_configuration_is_passed_over(simulated_run, tmp_path):
+@ONLY_OF_SOME
+def test_what_an_earlier_configuration_left_is_passed_over(simulated_run, tmp_path, stage, tables, told):
     files = simulated_run(sequences={"capture": 6, "heldout": 6}).write(tmp_path)
-    files.evaluation["evaluations"].write_bytes(b"no Parquet")
-    told = RunFiles.in_results(tmp_path, files.model, files.corpus, evaluated=False)
-    with open_run(told) as connection:
-        assert connection.execute("SELECT count(*) FROM evaluations").fetchall() == [(0,)]
+    for path in getattr(files, stage).values():
+        path.write_bytes(b"no Parquet")
+    with open_run(RunFiles.in_results(tmp_path, files.model, files.corpus, **{told: False})) as connection:
+        for table in tables:
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]
 
 
 def shards_of(files):

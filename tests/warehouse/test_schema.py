@@ -28,6 +28,8 @@ ALL_RELATIONS = {*TABLE_KEYS, "traces", "shard_token_stats", "shard_expert_count
     "v_domain_recall",
     "v_quality_coverage",
     "v_ways_by_layer",
+    "v_tuning_front",
+    "v_tuning_optimism",
 }
 
 

@@ -187,6 +187,53 @@ COMMENT ON COLUMN transfer.high IS 'Upper end of its confidence interval; null w
 COMMENT ON COLUMN transfer.n IS 'Sample size, in n_unit.';
 COMMENT ON COLUMN transfer.n_unit IS 'What n counts: clusters or decisions.';
 
+COMMENT ON TABLE tuning_trials IS 'A row a (study, trial) of the search for a policy''s settings: what they are, and what the policy comes to when it is replayed over the calibration trace. No rows for a run whose policy was not tuned.';
+COMMENT ON COLUMN tuning_trials.study IS 'search: by the configured sampler; random: as many trials drawn at random, the control.';
+COMMENT ON COLUMN tuning_trials.number IS 'Number of the trial in its study, from 0.';
+COMMENT ON COLUMN tuning_trials.worker IS 'Job that ran it, from 0.';
+COMMENT ON COLUMN tuning_trials.state IS 'complete, or failed: its worker was ended, and its settings were tried again under another number.';
+COMMENT ON COLUMN tuning_trials.began_as IS 'classic (the classic predicate) or configured (the policy as configured), which every study begins with; null: the sampler''s.';
+COMMENT ON COLUMN tuning_trials.seconds IS 'Seconds that it took; null where it failed, as in the columns of values below.';
+COMMENT ON COLUMN tuning_trials.learned_share IS 'Share of the decisions that the router makes.';
+COMMENT ON COLUMN tuning_trials.loss_difference IS 'Modelled loss difference to the plain model, in nats a token.';
+COMMENT ON COLUMN tuning_trials.relative_loss IS 'loss_difference / loss of the plain model.';
+COMMENT ON COLUMN tuning_trials.set_agreement IS 'Share of the replaced decisions whose whole set of experts is the router''s; NaN where none was replaced.';
+COMMENT ON COLUMN tuning_trials.recall_at_k IS 'Mean share of the router''s k experts that are among those of the replaced decision; NaN where none was replaced.';
+COMMENT ON COLUMN tuning_trials.misplaced IS 'Share of the router''s weights, over all decisions, that the policy gives to other experts or not at all.';
+COMMENT ON COLUMN tuning_trials.violation IS 'The greatest by which a constraint is missed, as a share of it; 0 or less where all are met.';
+COMMENT ON COLUMN tuning_trials.on_front IS 'Whether no other trial of its study is better in everything that is made small.';
+COMMENT ON COLUMN tuning_trials.hypervolume IS 'Hypervolume of the study''s trials up to this one; null where it is not defined.';
+COMMENT ON COLUMN tuning_trials.predicate IS 'agreement or classic.';
+COMMENT ON COLUMN tuning_trials.tables IS 'token; pair: with token; position: with both.';
+COMMENT ON COLUMN tuning_trials.thresholds IS 'global: one for all layers; by_layer: one for each.';
+COMMENT ON COLUMN tuning_trials.agreement_threshold IS 'Least agreement of an entry: one number, or one for each layer; null where the predicate does not use it, as the next two.';
+COMMENT ON COLUMN tuning_trials.frequency_threshold IS 'More occurrences than this.';
+COMMENT ON COLUMN tuning_trials.entropy_threshold IS 'Less mean router entropy than this, in nats.';
+COMMENT ON COLUMN tuning_trials.weights IS 'Weights of experts that the router did not choose: stored (of the table) or live (from the router).';
+COMMENT ON COLUMN tuning_trials.capacity IS 'Entries of the context cache; 0: none.';
+COMMENT ON COLUMN tuning_trials.context_window IS 'Token ids that make a context; null without a cache, as the next two.';
+COMMENT ON COLUMN tuning_trials.time_to_live IS 'Tokens after which a context is forgotten.';
+COMMENT ON COLUMN tuning_trials.confidence_threshold IS 'Confidence of the router from which on what it decided is used again.';
+
+COMMENT ON TABLE tuning_importances IS 'A row a (study, objective, parameter): how much of what differs between trials comes from a setting (fANOVA).';
+COMMENT ON COLUMN tuning_importances.study IS 'search or random.';
+COMMENT ON COLUMN tuning_importances.objective IS 'learned_share or loss_difference.';
+COMMENT ON COLUMN tuning_importances.parameter IS 'Setting that was searched.';
+COMMENT ON COLUMN tuning_importances.importance IS 'Its share of the variance that all parameters explain.';
+
+COMMENT ON TABLE tuning_front IS 'A row a (point, measure): points of the search''s front and what stands beside them, estimated by replaying the calibration split and measured by running the model on the tuning split. A row a point: v_tuning_front.';
+COMMENT ON COLUMN tuning_front.point IS 'front-0, front-1, … (fewest learned decisions first), classic or configured.';
+COMMENT ON COLUMN tuning_front.trial IS 'Number of its trial in the study search; null: it was none.';
+COMMENT ON COLUMN tuning_front.chosen IS 'Whether it is the policy that is evaluated and certified.';
+COMMENT ON COLUMN tuning_front.split IS 'Split that it was measured on.';
+COMMENT ON COLUMN tuning_front.measure IS 'learned_share, loss_difference (nats a token), relative_loss, or set_agreement (of replaced decisions).';
+COMMENT ON COLUMN tuning_front.estimated IS 'By replaying the calibration split; the loss is modelled.';
+COMMENT ON COLUMN tuning_front.measured IS 'By running the model on the tuning split.';
+COMMENT ON COLUMN tuning_front.low IS 'Lower end of the measured value''s confidence interval, resampled by cluster; null: none.';
+COMMENT ON COLUMN tuning_front.high IS 'Upper end of the interval; null: none.';
+COMMENT ON COLUMN tuning_front.sequences IS 'Sequences that the model was run on.';
+COMMENT ON COLUMN tuning_front.clusters IS 'Clusters of sequences that share groups of documents.';
+
 COMMENT ON TABLE traces IS 'A row a decision, in order: one token at one layer, read from the trace files when queried (only for splits that were traced). File paths are relative to the folder that the workflow ran in; from elsewhere, SET file_search_path first.';
 COMMENT ON COLUMN traces.sequence IS 'Number of the sequence within the split, over all shards.';
 COMMENT ON COLUMN traces.position IS 'Place in the sequence, from 0.';

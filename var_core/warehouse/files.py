@@ -21,6 +21,13 @@ EVALUATION_FILES = {
 }
 """Table -> file in the folder ``evaluation`` of a run that has a policy; it has all of them or none."""
 
+TUNING_FILES = {
+    "tuning_trials": "trials.parquet",
+    "tuning_importances": "importances.parquet",
+    "tuning_front": "front.parquet",
+}
+"""Table -> file in the folder ``tuning`` of a run whose policy's settings were searched; all of them or none."""
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -50,6 +57,8 @@ class RunFiles:
         ``segments.parquet``, measured on the traces, where it is there.
     evaluation : mapping of str to Path, optional
         Table -> file of :data:`EVALUATION_FILES`; empty for a run without a policy.
+    tuning : mapping of str to Path, optional
+        Table -> file of :data:`TUNING_FILES`; empty for a run whose policy was not tuned.
     """
 
     run: str
@@ -67,6 +76,7 @@ class RunFiles:
     documents: Path | None = None
     segments: Path | None = None
     evaluation: Mapping[str, Path] = field(default_factory=dict)
+    tuning: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def in_results(
@@ -77,6 +87,7 @@ class RunFiles:
         shards: Mapping[str, int] | None = None,
         traced: Collection[str] | None = None,
         evaluated: bool | None = None,
+        tuned: bool | None = None,
     ) -> "RunFiles":
         """Find the files of a run in a results folder.
 
@@ -96,6 +107,8 @@ class RunFiles:
         evaluated : bool, optional
             Whether the run has an evaluated policy; files of one left by an earlier configuration, or being written
             meanwhile, are passed over. Without it, whether one of the files is there: then all of them are named.
+        tuned : bool, optional
+            The same of a policy whose settings were searched.
 
         Returns
         -------
@@ -109,10 +122,6 @@ class RunFiles:
         segments = folder / "statistics" / "segments.parquet"
         recorded = folder / "corpus" / "documents.parquet"
         documents = recorded if recorded.exists() else results / "corpora" / corpus / "documents.parquet"
-
-        evaluation = {table: folder / "evaluation" / name for table, name in EVALUATION_FILES.items()}
-        if evaluated is None:
-            evaluated = any(path.exists() for path in evaluation.values())
 
         numbers = {
             split: shards[split] if shards else _merged_shards(folder / "statistics" / split)
@@ -145,7 +154,8 @@ class RunFiles:
             shard_expert_counts=captured("expert_counts", COUNTED_SPLITS),
             documents=documents if documents.exists() else None,
             segments=segments if segments.exists() else None,
-            evaluation=evaluation if evaluated else {},
+            evaluation=_all_or_none(folder / "evaluation", EVALUATION_FILES, evaluated),
+            tuning=_all_or_none(folder / "tuning", TUNING_FILES, tuned),
         )
 
     @property
@@ -185,6 +195,14 @@ def shard_number(path: Path) -> int:
     if not digits.isdecimal():
         raise VarError(f"{path}: not the name of a shard's file, which ends in -00000.token_stats.parquet or alike")
     return int(digits)
+
+
+def _all_or_none(folder: Path, files: Mapping[str, str], there: bool | None) -> dict[str, Path]:
+    """Name the files of a stage that not every run has; where it is not told, those of which one is there."""
+    paths = {table: folder / name for table, name in files.items()}
+    if there is None:
+        there = any(path.exists() for path in paths.values())
+    return paths if there else {}
 
 
 def _merged_shards(statistics: Path) -> int | None:

@@ -59,17 +59,19 @@ def check_provenance(files: RunFiles) -> dict[str, dict[str, Any]]:
             _require(path, key, record[key], first[key], files.run)
     if not records:
         raise VarError(f"{files.run}: no statistics files are named, so there is nothing to load")
-    _check_evaluation(files, records.get("capture", next(iter(records.values()))))
-    return records
-
-
-def _check_evaluation(files: RunFiles, statistics: Mapping[str, Any]) -> None:
-    """Check that the tables of an evaluation are of one policy, made from this run's `statistics`, or of its text."""
+    statistics = records.get("capture", next(iter(records.values())))
     made_from = {
         "model": statistics["model"]["digest"],
         "corpus": statistics["corpus"].get("digest"),
         "statistics": digest_of(statistics),
     }
+    _check_evaluation(files, statistics, made_from)
+    _check_tuning(files, made_from)
+    return records
+
+
+def _check_evaluation(files: RunFiles, statistics: Mapping[str, Any], made_from: Mapping[str, Any]) -> None:
+    """Check that the tables of an evaluation are of one policy, made from this run's `statistics`, or of its text."""
     policies: list[object] = []
     for path in files.evaluation.values():
         record = read_provenance(path)
@@ -84,6 +86,16 @@ def _check_evaluation(files: RunFiles, statistics: Mapping[str, Any]) -> None:
                 _require(path, key, policy.get(key), digest, files.run)
             policies.append(policy)
             _require(path, "policy", policy, policies[0], files.run)
+
+
+def _check_tuning(files: RunFiles, made_from: Mapping[str, Any]) -> None:
+    """Check that the tables of a study are of policies made from this run's statistics."""
+    for path in files.tuning.values():
+        record = read_provenance(path).get("made_from")
+        if record is None:
+            raise VarError(f"{path}: its provenance does not say what it was made_from; run its stage again")
+        for key, digest in made_from.items():
+            _require(path, key, record.get(key), digest, files.run)
 
 
 def _check_columns(path: Path, kind: str) -> None:

@@ -26,6 +26,9 @@ TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "policy_frequencies": ("arm", "layer", "from_count"),
     "certificates": ("promise", "layer"),
     "transfer": ("made_on", "evaluated_on", "measure"),
+    "tuning_trials": ("study", "number"),
+    "tuning_importances": ("study", "objective", "parameter"),
+    "tuning_front": ("point", "measure"),
 }
 """Table -> columns that, with ``run``, identify a row."""
 
@@ -46,7 +49,7 @@ COMMON_COLUMNS: dict[str, str] = {
 """Comments on columns that mean the same in every table and view."""
 
 _FOLDER = Path(__file__).resolve().parent
-_VIEW_FILES = ("views_tokens.sql", "views_prediction.sql", "views_layers.sql", "views_policies.sql")
+_VIEW_FILES = ("views_tokens.sql", "views_prediction.sql", "views_layers.sql", "views_policies.sql", "views_tuning.sql")
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:

@@ -266,3 +266,57 @@ CREATE TABLE transfer (
     n             BIGINT NOT NULL,
     n_unit        VARCHAR NOT NULL
 );
+
+-- Of a run whose policy's settings were searched.
+CREATE TABLE tuning_trials (
+    run                   VARCHAR NOT NULL,
+    study                 VARCHAR NOT NULL,
+    number                INTEGER NOT NULL,
+    worker                SMALLINT NOT NULL,
+    state                 VARCHAR NOT NULL,
+    began_as              VARCHAR,
+    seconds               DOUBLE,
+    learned_share         DOUBLE,
+    loss_difference       DOUBLE,
+    relative_loss         DOUBLE,
+    set_agreement         DOUBLE,
+    recall_at_k           DOUBLE,
+    misplaced             DOUBLE,
+    violation             DOUBLE,
+    on_front              BOOLEAN NOT NULL,
+    hypervolume           DOUBLE,
+    predicate             VARCHAR NOT NULL,
+    tables                VARCHAR NOT NULL,
+    thresholds            VARCHAR NOT NULL,
+    agreement_threshold   DOUBLE[],
+    frequency_threshold   BIGINT[],
+    entropy_threshold     DOUBLE[],
+    weights               VARCHAR NOT NULL,
+    capacity              BIGINT NOT NULL,
+    context_window        BIGINT,
+    time_to_live          BIGINT,
+    confidence_threshold  DOUBLE
+);
+
+CREATE TABLE tuning_importances (
+    run         VARCHAR NOT NULL,
+    study       VARCHAR NOT NULL,
+    objective   VARCHAR NOT NULL,
+    parameter   VARCHAR NOT NULL,
+    importance  DOUBLE NOT NULL
+);
+
+CREATE TABLE tuning_front (
+    run        VARCHAR NOT NULL,
+    point      VARCHAR NOT NULL,
+    trial      INTEGER,
+    chosen     BOOLEAN NOT NULL,
+    split      VARCHAR NOT NULL,
+    measure    VARCHAR NOT NULL,
+    estimated  DOUBLE,
+    measured   DOUBLE NOT NULL,
+    low        DOUBLE,
+    high       DOUBLE,
+    sequences  BIGINT NOT NULL,
+    clusters   BIGINT NOT NULL
+);
