@@ -141,7 +141,9 @@ class SimulatedRun:
         decisions = self.decisions[split]
         return decisions[decisions.sequence % SHARDS[split] == number]
 
-    def write(self, results: Path, traced=("heldout",), trained=True, verdicts=True, evaluated=True, tuned=True) -> RunFiles:
+    def write(
+        self, results: Path, traced=("heldout",), trained=True, verdicts=True, evaluated=True, tuned=True
+    ) -> RunFiles:
         folder = results / self.model / self.corpus
         for split, decisions in self.decisions.items():
             for kind, table in self.tables(decisions).items():
@@ -299,7 +301,7 @@ def simulated_run():
 
 @pytest.fixture(scope="session")
 def small():
-    """Three layers, 8 experts, k = 2, three domains; traced, trained, with verdicts and a policy that was tuned and evaluated."""
+    """Three layers, 8 experts, k = 2, three domains; traced, trained, with verdicts; a policy tuned and evaluated."""
     return SMALL
 
 

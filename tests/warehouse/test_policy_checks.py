@@ -2,15 +2,12 @@
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
+from changed_tables import ChangedTables, no_rows, setting, without
 from var_core.errors import VarError
-from var_core.parquet import read_provenance, write_table
 from var_core.warehouse.check import Check
-from var_core.warehouse.checks import check_run
 from var_core.warehouse.policy_checks import POLICY_CHECKS
-from var_core.warehouse.run import open_run
 
 
 @pytest.fixture(scope="module")
@@ -22,49 +19,8 @@ def sound(simulated_run, tmp_path_factory):
 @pytest.fixture
 def check(sound):
     """Check a run with changed tables; the files are put back afterwards."""
-    before = {}
-
-    def with_changes(**changes):
-        for table, change in changes.items():
-            path = sound.evaluation[table]
-            before[path] = path.read_bytes()
-            changed = change(pq.read_table(path).replace_schema_metadata(None))
-            write_table(path, changed, read_provenance(path))
-        with open_run(sound) as connection:
-            check_run(connection, sound.run, sound.traced_splits)
-
-    yield with_changes
-    for path, content in before.items():
-        path.write_bytes(content)
-
-
-def setting(column, change, **where):
-    """Change a column of the rows that have the given values; null is None."""
-
-    def changed(table):
-        rows = table.to_pylist()
-        hit = [row for row in rows if all(row[key] == value for key, value in where.items())]
-        assert hit
-        for row in hit:
-            row[column] = change(row[column])
-        return pa.Table.from_pylist(rows, table.schema)
-
-    return changed
-
-
-def without(**where):
-    """Leave out the rows that have the given values."""
-
-    def changed(table):
-        kept = [row for row in table.to_pylist() if any(row[key] != value for key, value in where.items())]
-        assert len(kept) < len(table)
-        return pa.Table.from_pylist(kept, table.schema)
-
-    return changed
-
-
-def no_rows(table):
-    return table.slice(0, 0)
+    with ChangedTables(sound, sound.evaluation) as check:
+        yield check
 
 
 def test_a_sound_run_passes(check):

@@ -5,7 +5,7 @@ import pytest
 
 from var_core.errors import VarError
 from var_core.parquet import read_provenance, write_table
-from var_core.warehouse.files import EVALUATION_FILES
+from var_core.warehouse.files import EVALUATION_FILES, TUNING_FILES
 from var_core.warehouse.provenance import check_provenance
 
 
@@ -180,3 +180,18 @@ def test_long_values_are_cut_in_messages(sound, change):
     with pytest.raises(VarError) as error:
         check_provenance(sound)
     assert str(path) in str(error.value) and len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize("table", TUNING_FILES)
+@pytest.mark.parametrize("key", ["model", "corpus", "statistics"])
+def test_a_study_of_another_run_is_named(sound, change, table, key):
+    made_from = read_provenance(sound.tuning[table])["made_from"]
+    path = change(sound.tuning[table], made_from={**made_from, key: "another digest"})
+    with pytest.raises(VarError, match=f"{path}: was made for {key} another digest, but run {sound.run} has {key} "):
+        check_provenance(sound)
+
+
+def test_a_study_that_does_not_say_what_it_was_made_from_is_named(sound, change):
+    path = change(sound.tuning["tuning_front"], made_from=None)
+    with pytest.raises(VarError, match=f"{path}: its provenance does not say what it was made_from; run its stage"):
+        check_provenance(sound)

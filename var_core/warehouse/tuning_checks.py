@@ -1,4 +1,4 @@
-"""Checks of the tables on the search for a policy's settings: the front is one, and what is measured is what was tried."""
+"""Checks of the tables on a search for a policy's settings: the front is one, and what is measured was tried."""
 
 from var_core.warehouse.check import Check
 
