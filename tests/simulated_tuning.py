@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from var_core.config.policy import EvaluationConfig
 from var_core.config.tuning import TuningConfig
 from var_core.files import digest_of
 from var_core.parquet import write_table
@@ -38,6 +39,16 @@ class SimulatedTuning:
         """Settings of the study."""
         return TuningConfig(trials=self.trials, objectives=self.objectives, front_points=max(self.front_points, 3))
 
+    @property
+    def provenance(self) -> dict:
+        """What the files say of themselves, but for what they were made from."""
+        return {
+            "stage": "tuning",
+            "config": self.config.model_dump(mode="json"),
+            "evaluation": EvaluationConfig().model_dump(mode="json"),
+            "code": "c0de",
+        }
+
     def tables(self) -> dict[str, pa.Table]:
         """All tables, without the run."""
         random = np.random.default_rng(self.seed)
@@ -51,19 +62,15 @@ class SimulatedTuning:
 
     def write(self, folder: Path, statistics: dict) -> None:
         """Write the files of a run's folder ``tuning``; `statistics` is the provenance of its capture split's."""
-        provenance = {
-            "stage": "tuning",
-            "made_from": {
-                "model": statistics["model"]["digest"],
-                "corpus": statistics["corpus"]["digest"],
-                "statistics": digest_of(statistics),
-            },
-            "config": self.config.model_dump(mode="json"),
-            "evaluation": {"confidence": 0.95},
-            "code": "c0de",
+        made_from = {
+            "model": statistics["model"]["digest"],
+            "corpus": statistics["corpus"]["digest"],
+            "statistics": digest_of(statistics),
         }
         for table, rows in self.tables().items():
-            write_table(folder / f"{table.removeprefix('tuning_')}.parquet", rows, provenance)
+            write_table(
+                folder / f"{table.removeprefix('tuning_')}.parquet", rows, self.provenance | {"made_from": made_from}
+            )
 
     def _study(self, study, random):
         rows = [self._trial(study, number, random) for number in range(self.trials)]

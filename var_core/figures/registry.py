@@ -9,6 +9,10 @@ FIGURES: tuple[str, ...] = (
     "expert_load",
     "coactivation",
     "loss_curve",
+    "tuning_front",
+    "tuning_hypervolume",
+    "tuning_estimate",
+    "tuning_slices",
     "policy_quality",
     "policy_ways",
     "policy_frequency",
@@ -23,8 +27,11 @@ OF_TRAINING: tuple[str, ...] = ("loss_curve",)
 OF_POLICY: tuple[str, ...] = tuple(name for name in FIGURES if name.startswith("policy_"))
 """Those that show what a policy came to on unseen text, so are there only for runs with one."""
 
+OF_TUNING: tuple[str, ...] = tuple(name for name in FIGURES if name.startswith("tuning_"))
+"""Those that show how a policy's settings were searched, so are there only for runs whose policy was tuned."""
 
-def figures_of(trained: bool, policy: bool) -> tuple[str, ...]:
+
+def figures_of(trained: bool, policy: bool, tuned: bool) -> tuple[str, ...]:
     """Names of the figures of a run.
 
     Parameters
@@ -33,8 +40,10 @@ def figures_of(trained: bool, policy: bool) -> tuple[str, ...]:
         Whether the workflow trained its model.
     policy : bool
         Whether a policy was made and evaluated.
+    tuned : bool
+        Whether its settings were searched.
     """
-    left_out = {*(() if trained else OF_TRAINING), *(() if policy else OF_POLICY)}
+    left_out = {*(() if trained else OF_TRAINING), *(() if policy else OF_POLICY), *(() if tuned else OF_TUNING)}
     return tuple(name for name in FIGURES if name not in left_out)
 
 

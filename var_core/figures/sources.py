@@ -47,6 +47,9 @@ class Sources:
         ``training.json`` of a model that the workflow trained.
     evaluation : mapping, optional
         Settings that the run's policy was evaluated with.
+    tuning : mapping, optional
+        What the files of the search for its settings say of themselves: ``config``, the settings of the search, and
+        ``evaluation``, those that points of its front were measured with.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -54,6 +57,7 @@ class Sources:
     verdicts: Verdicts
     training: Mapping[str, Any] | None = None
     evaluation: Mapping[str, Any] | None = None
+    tuning: Mapping[str, Any] | None = None
 
     @cached_property
     def data(self) -> RunData:
@@ -72,7 +76,8 @@ class Sources:
         ----------
         needs : sequence of str
             Fields of :class:`~var_core.hypotheses.recorded.Recorded`, or ``pairs``: which experts were chosen together,
-            or ``curves``: coverage against agreement, or ``policy``: that one was made and evaluated.
+            or ``curves``: coverage against agreement, or ``policy``: that one was made and evaluated, or ``tuning``:
+            that its settings were searched.
         """
         known = self.data.recorded
         reasons = [known.missing(*(need for need in needs if hasattr(known, need)))]
@@ -82,6 +87,8 @@ class Sources:
             reasons.append("the agreement that H4 asks for could not be tested")
         if "policy" in needs and self.evaluation is None:
             reasons.append("no policy was evaluated")
+        if "tuning" in needs and self.tuning is None:
+            reasons.append("no policy was tuned")
         return "; ".join(reason for reason in reasons if reason) or None
 
     @cached_property

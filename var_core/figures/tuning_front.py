@@ -1,0 +1,158 @@
+"""What the search found: learned decisions against modelled loss of every trial, and what came of the front's points."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from var_core.figures.sources import Drawing, Sources, number, percent
+from var_core.figures.style import BLACK, CRITERION, GREY, PAGE, legend_below, letter_panels, level, new_figure, upright
+from var_core.figures.tunings import (
+    POINT_COLOURS,
+    POINT_LABELS,
+    POINT_MARKERS,
+    SAMPLERS,
+    STUDIES,
+    STUDY_COLOURS,
+    STUDY_MARKERS,
+    Point,
+    Study,
+    intervals,
+    plain_loss,
+    points_of,
+    ring_chosen,
+    settings_of,
+    study_of,
+)
+from var_core.tuning.trials import CONTROL, SEARCH
+
+NEEDS = ("tuning",)
+"""What must have been recorded of the run."""
+
+_MANY = 150
+"""More trials than this are drawn smaller and paler."""
+_STUDY_LABELS = {SEARCH: "trial of the search", CONTROL: "random trial"}
+
+Limits = tuple[float, float]
+
+
+def draw(sources: Sources) -> Drawing:
+    """Draw all trials, and close to the front the points that the model was run with."""
+    studies = {name: study_of(sources, name) for name in STUDIES}
+    points, limits = points_of(sources), constraints(sources)
+    figure = new_figure(PAGE, 3.4)
+    whole, close = figure.subplots(1, 2)
+    for panel in (whole, close):
+        _draw_trials(panel, studies)
+        panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        panel.xaxis.set_major_locator(MaxNLocator(6))
+        panel.set_xlabel("learned share of decisions")
+        panel.set_ylabel("loss difference (nats a token)")
+    _draw_points(close, points)
+    close.set_xlim(close_up([(m.low, m.value, m.estimated, m.high) for m in (p.learned_share for p in points)]))
+    close.set_ylim(close_up([(m.low, m.value, m.estimated, m.high) for m in (p.loss_difference for p in points)]))
+    for panel in (whole, close):
+        _draw_constraints(panel, limits)
+    letter_panels([whole, close], ["all trials, replayed and modelled", "close up, with measured points"])
+    legend_below(figure, [whole, close], ncols=4)
+    return Drawing(figure, _caption(studies, points, limits, sources))
+
+
+def constraints(sources: Sources) -> tuple[float | None, float | None]:
+    """The largest learned share and loss difference that meet the constraints; None: there is none."""
+    settings, plain = settings_of(sources), plain_loss(sources)
+    relative = settings.max_relative_loss
+    return settings.max_learned_share, None if relative is None or plain is None else relative * plain
+
+
+def close_up(values: Sequence[tuple[float, ...]]) -> Limits:
+    """Limits that show these values, with some room."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    room = 0.07 * ((high - low) or abs(high) or 1.0)
+    return low - room, high + room
+
+
+def _draw_trials(panel: Axes, studies: dict[str, Study]) -> None:
+    for name, study in studies.items():
+        many = len(study.number) > _MANY
+        panel.plot(
+            study.learned_share, study.loss_difference, linestyle="none", marker=STUDY_MARKERS[name],
+            color=STUDY_COLOURS[name], markersize=2.0 if many else 3.0, markeredgewidth=0.6,
+            alpha=0.35 if many else 0.6, markerfacecolor="none", label=_STUDY_LABELS[name], zorder=2,
+        )  # fmt: skip
+    for name, study in studies.items():
+        # From a point on to the right, its loss is had until the next one has less.
+        panel.plot(
+            *study.front, drawstyle="steps-post", color=STUDY_COLOURS[name], label=f"front of the {name}"
+            if name == SEARCH else "front at random", linewidth=1.2 if name == SEARCH else 0.9, zorder=2.6,
+        )  # fmt: skip
+
+
+def _draw_points(panel: Axes, points: Sequence[Point]) -> None:
+    for kind in POINT_LABELS:
+        own = [point for point in points if point.kind == kind]
+        if not own:
+            continue
+        shares, losses = [point.learned_share for point in own], [point.loss_difference for point in own]
+        x, y = [share.value for share in shares], [loss.value for loss in losses]
+        colour = POINT_COLOURS[kind]
+        for share, loss in zip(shares, losses, strict=True):
+            panel.plot(
+                [share.estimated, share.value], [loss.estimated, loss.value], color=GREY, linewidth=0.7, zorder=2.8
+            )
+        panel.vlines(x, [each.low for each in losses], [each.high for each in losses], color=colour, linewidth=1.0)
+        panel.hlines(y, [each.low for each in shares], [each.high for each in shares], color=colour, linewidth=1.0)
+        panel.plot(
+            x, y, linestyle="none", marker=POINT_MARKERS[kind], color=colour, markersize=4.5, markeredgecolor=BLACK,
+            markeredgewidth=0.6, label=POINT_LABELS[kind], zorder=4,
+        )  # fmt: skip
+    own = [point for point in points if point.chosen]
+    ring_chosen(panel, [point.learned_share.value for point in own], [point.loss_difference.value for point in own])
+
+
+def _draw_constraints(panel: Axes, limits: tuple[float | None, float | None]) -> None:
+    """Draw what the constraints allow at most, as far as it is inside the panel."""
+    (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+    share, loss = limits
+    if share is not None and left < share < right:
+        upright(panel, share)
+    if loss is not None and low < loss < high:
+        level(panel, loss)
+    panel.plot([], [], color=CRITERION, linestyle="--", linewidth=0.9, label="limit of a constraint")
+    panel.set(xlim=(left, right), ylim=(low, high))
+
+
+def _caption(studies: dict[str, Study], points: Sequence[Point], limits: tuple[float | None, float | None],
+             sources: Sources) -> str:  # fmt: skip
+    settings = settings_of(sources)
+    search, control = studies[SEARCH], studies[CONTROL]
+    return (
+        "What can be had for what? Each mark is a policy, replayed over the calibration trace: the share of the "
+        "decisions that are left to the router against the loss over the plain model's, modelled, in nats a token. "
+        f"{len(search.number)} complete trials of the search ({SAMPLERS[settings.sampler]}) stand beside "
+        f"{len(control.number)} at random; steps are the fronts, on which no trial is better in what was made small, "
+        f"of {len(search.front[0])} and {len(control.front[0])} trials. {_limits(limits)} (b) The points that the "
+        f"model was run with on the tuning split, with {intervals(sources)} by a bootstrap over groups of documents; a grey "
+        f"line leads from what was estimated to what was measured. {_chosen(points)}"
+    )
+
+
+def _limits(limits: tuple[float | None, float | None]) -> str:
+    share, loss = limits
+    said = [] if share is None else [f"a learned share under {percent(share)}"]
+    said += [] if loss is None else [f"a loss under {number(loss, 3)} nats"]
+    return (
+        f"The constraints ask for {' and '.join(said)} (dashed, where inside)." if said else "There are no constraints."
+    )
+
+
+def _chosen(points: Sequence[Point]) -> str:
+    return " ".join(
+        f"The chosen point (ringed) leaves {percent(point.learned_share.value)} of the decisions to the router and "
+        f"changes the loss by {number(point.loss_difference.value, 4, sign=True)} nats; "
+        f"{percent(point.learned_share.estimated)} and {number(point.loss_difference.estimated, 4, sign=True)} "
+        "were estimated."
+        for point in points
+        if point.chosen
+    )
