@@ -58,6 +58,9 @@ rule figures:
             f"results/{run.model}/{run.corpus}/figures/{figure}.png"
             for run in RUNS
             for figure in figures_of(
-                trained=run.model in DEMO_MODELS, policy=run in POLICY_RUNS
+                trained=run.model in DEMO_MODELS,
+                policy=run in POLICY_RUNS,
+                # No rule writes the tables of a study yet.
+                tuned=False,
             )
         ],

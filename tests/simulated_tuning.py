@@ -99,7 +99,7 @@ class SimulatedTuning:
         row |= self._cache(random)
         if row["state"] == "complete":
             # The search comes to good settings with time; settings at random do not.
-            luck = random.random() * (0.3 + 0.7 * np.exp(-3 * number / self.trials) if study == SEARCH else 1)
+            luck = random.random() * (0.1 + 0.9 * np.exp(-5 * number / self.trials) if study == SEARCH else 1)
             row |= self._values(row, luck, random) | {"seconds": 0.05 + 0.02 * random.random()}
         return row
 
@@ -129,7 +129,7 @@ class SimulatedTuning:
         threshold = row.get("agreement_threshold")
         share = np.mean(threshold) ** 1.5 if threshold else 0.4 + 0.4 * random.random()
         share = 0.02 + 0.9 * share * (0.8 if row["capacity"] else 1)
-        loss = 0.35 * (1 - share) ** 3 * (1 + 0.8 * luck) + 0.02 * random.random() + (0.05 if not threshold else 0)
+        loss = 0.35 * (1 - share) ** 3 * (1 + 0.8 * luck) + 0.02 * luck + (0.05 if not threshold else 0)
         return self._measures(share, loss, random) | {
             "recall_at_k": 0.95, "misplaced": 0.4 * (1 - share),
             "violation": max(share / 0.15, loss / PLAIN_LOSS / 0.05) - 1,

@@ -14,10 +14,12 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.transforms import Bbox
 
 from policies_to_draw import SimulatedEvaluation, open_sources
+from simulated_tuning import SimulatedTuning
+from tunings_to_draw import open_study
 from var_core.config.hypotheses import H2Config, H3Config, H4Config, HypothesesConfig
 from var_core.corpus.schema import VOCABULARY
 from var_core.evaluation import names
-from var_core.figures.registry import OF_POLICY, figures_of
+from var_core.figures.registry import OF_POLICY, OF_TUNING, figures_of
 from var_core.figures.sources import Sources
 from var_core.figures.style import styled
 from var_core.hypotheses.results import read_verdicts
@@ -239,7 +241,7 @@ class Run(Drawn):
             else None
         )
         sources = Sources(open_run(self.files), self.files.run, read_verdicts(self.verdicts), training)
-        super().__init__(sources, figures_of(simulation.trained, policy=False))
+        super().__init__(sources, figures_of(simulation.trained, policy=False, tuned=False))
 
 
 @pytest.fixture(name="drawn_texts")
@@ -305,6 +307,32 @@ def few_arms():
     """The policy beside the plain model and nothing else; two domains, one of a long name."""
     arms, domains = (names.PLAIN, names.POLICY), ("web", "articles of an encyclopedia")
     return Drawn(open_sources(SimulatedEvaluation(arms=arms, domains=domains)), OF_POLICY)
+
+
+@pytest.fixture(scope="session")
+def tuned():
+    """A study of two objectives, some of whose trials failed, with every setting that is searched."""
+    return Drawn(open_study(SimulatedTuning(trials=200)), OF_TUNING)
+
+
+@pytest.fixture(scope="session")
+def few_trials():
+    """As few trials as there may be: no importances, and too few clusters for intervals."""
+    simulation = SimulatedTuning(trials=10, layers=1, intervals=False, front_points=3, importances=False)
+    return Drawn(open_study(simulation), OF_TUNING)
+
+
+@pytest.fixture(scope="session")
+def many_trials():
+    """As many trials and layers as must still be legible."""
+    return Drawn(open_study(SimulatedTuning(trials=1000, layers=48)), OF_TUNING)
+
+
+@pytest.fixture(scope="session")
+def one_objective():
+    """One objective, so a front of one trial and no hypervolume; one setting with numbers."""
+    simulation = SimulatedTuning(objectives=("learned_share",), classic=False, caches=False)
+    return Drawn(open_study(simulation), OF_TUNING)
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,11 @@ import pytest
 from docutils.core import publish_doctree
 
 from simulated_evaluation import write_evaluation
+from simulated_tuning import SimulatedTuning
 from var_core.config.figures import FiguresConfig
 from var_core.errors import VarError
 from var_core.figures.draw import draw_figure
-from var_core.figures.registry import OF_POLICY
+from var_core.figures.registry import OF_POLICY, OF_TUNING
 from var_core.parquet import read_provenance
 from var_core.warehouse.files import RunFiles
 
@@ -86,17 +87,18 @@ def test_a_training_record_that_is_missing_is_named(run, tmp_path):
 
 @pytest.fixture(scope="module")
 def with_policy(run, tmp_path_factory):
-    """The files of the run, and of a policy's evaluation beside them."""
+    """The files of the run, and of a policy's evaluation and tuning beside them."""
     results = tmp_path_factory.mktemp("with_policy") / "results"
     shutil.copytree(run.results, results)
     folder = results / "simulated/text"
     statistics = read_provenance(folder / "statistics/capture/layer_stats.parquet")
     write_evaluation(folder / "evaluation", statistics, run.simulation.domains)
+    SimulatedTuning(layers=run.simulation.layers).write(folder / "tuning", statistics)
     return RunFiles.in_results(results, "simulated", "text")
 
 
-@pytest.mark.parametrize("name", OF_POLICY)
-def test_figures_of_a_policy_are_drawn_from_its_files(run, with_policy, name, tmp_path):
+@pytest.mark.parametrize("name", [*OF_POLICY, *OF_TUNING])
+def test_figures_of_a_policy_and_its_study_are_drawn_from_its_files(run, with_policy, name, tmp_path):
     draw(run, name, tmp_path, files=with_policy)
     assert "not drawn" not in (tmp_path / f"{name}.txt").read_text()
     assert set(contents(tmp_path)) == {f"{name}.{kind}" for kind in ("png", "svg", "pdf", "txt")}
@@ -109,8 +111,9 @@ def test_the_margin_is_the_one_that_the_policy_was_evaluated_with(run, with_poli
 
 
 def test_without_a_policy_its_figures_say_so(run, tmp_path):
-    draw(run, "policy_ways", tmp_path)
-    assert "not drawn, because no policy was evaluated" in (tmp_path / "policy_ways.txt").read_text()
+    for name, reason in (("policy_ways", "no policy was evaluated"), ("tuning_front", "no policy was tuned")):
+        draw(run, name, tmp_path)
+        assert f"not drawn, because {reason}" in (tmp_path / f"{name}.txt").read_text()
 
 
 def test_verdicts_of_an_older_version_are_one_line(run, tmp_path):
@@ -129,7 +132,11 @@ def test_verdicts_of_an_older_version_are_one_line(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("which", ["run", "blind", "wide", "evaluated", "smallest", "deep", "few_arms"])
+SOURCES = ["run", "blind", "wide", "evaluated", "smallest", "deep", "few_arms"]
+SOURCES += ["tuned", "few_trials", "many_trials", "one_objective"]
+
+
+@pytest.mark.parametrize("which", SOURCES)
 def test_captions_are_plain_sentences_that_begin_with_the_question(which, request):
     """They are read as reStructuredText by the report, and nothing in them may be taken for markup."""
     each = request.getfixturevalue(which)

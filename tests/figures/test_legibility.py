@@ -5,13 +5,15 @@ import itertools
 import pytest
 from matplotlib.figure import Figure
 
-from var_core.figures.registry import FIGURES, OF_POLICY, figures_of
+from var_core.figures.registry import FIGURES, OF_POLICY, OF_TUNING, figures_of
 from var_core.figures.style import COLUMN, PAGE, SMALL
 
 RUNS = ("run", "blind", "wide")
 POLICIES = ("evaluated", "smallest", "deep", "few_arms")
-CASES = [(which, name) for which in RUNS for name in figures_of(trained=which == "run", policy=False)]
+STUDIES = ("tuned", "few_trials", "many_trials", "one_objective")
+CASES = [(which, name) for which in RUNS for name in figures_of(trained=which == "run", policy=False, tuned=False)]
 CASES += [(which, name) for which in POLICIES for name in OF_POLICY]
+CASES += [(which, name) for which in STUDIES for name in OF_TUNING]
 each_figure = pytest.mark.parametrize("drawn", CASES, indirect=True, ids="-".join)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from var_core.code_digest import import_closure
-from var_core.figures.registry import FIGURES, OF_POLICY, OF_TRAINING, figures_of, label
+from var_core.figures.registry import FIGURES, OF_POLICY, OF_TRAINING, OF_TUNING, figures_of, label
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,20 +16,22 @@ def closure(path: str) -> set[str]:
 
 
 def test_only_models_trained_here_have_a_loss_curve():
-    without = figures_of(trained=False, policy=True)
+    without = figures_of(trained=False, policy=True, tuned=True)
     assert set(FIGURES) - set(without) == set(OF_TRAINING) == {"loss_curve"}
-    assert figures_of(trained=True, policy=True) == FIGURES
+    assert figures_of(trained=True, policy=True, tuned=True) == FIGURES
 
 
-def test_only_runs_with_a_policy_have_figures_of_it():
-    without = figures_of(trained=True, policy=False)
+@pytest.mark.parametrize(
+    ("need", "there", "names"),
+    [("policy", {"policy": False, "tuned": True}, OF_POLICY), ("tuning", {"policy": True, "tuned": False}, OF_TUNING)],
+)
+def test_only_runs_with_a_policy_or_a_study_have_figures_of_it(need, there, names):
+    without = figures_of(trained=True, **there)
     needing = {
-        name
-        for name in FIGURES
-        if "policy" in getattr(importlib.import_module(f"var_core.figures.{name}"), "NEEDS", ())
+        name for name in FIGURES if need in getattr(importlib.import_module(f"var_core.figures.{name}"), "NEEDS", ())
     }
-    assert set(FIGURES) - set(without) == set(OF_POLICY) == needing
-    assert figures_of(trained=False, policy=False) == tuple(name for name in without if name != "loss_curve")
+    assert set(FIGURES) - set(without) == set(names) == needing
+    assert figures_of(trained=False, **there) == tuple(name for name in without if name != "loss_curve")
 
 
 def test_names_are_written_for_reading():
@@ -59,4 +61,14 @@ def test_an_edit_of_the_style_draws_all_again(name):
 def test_an_edit_of_what_policies_are_evaluated_with_draws_only_their_figures_again(name):
     used = closure("workflow_scripts/draw_figure.py") | closure(f"var_core/figures/{name}.py")
     about_policies = {"var_core.config.policy", "var_core.figures.policies"}
-    assert used & about_policies == (about_policies if name in OF_POLICY else set())
+    # Settings of a search are of policies, too.
+    assert (
+        used & about_policies == about_policies if name in OF_POLICY else name in OF_TUNING or not used & about_policies
+    )
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_an_edit_of_how_policies_are_tuned_draws_only_those_figures_again(name):
+    used = closure("workflow_scripts/draw_figure.py") | closure(f"var_core/figures/{name}.py")
+    about_tuning = {"var_core.config.tuning", "var_core.figures.tunings"}
+    assert bool(used & about_tuning) == (name in OF_TUNING)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 from scipy import stats
 
 from var_core.figures.sources import Drawing, Sources, number, percent
@@ -39,7 +40,9 @@ def draw(sources: Sources) -> Drawing:
     for panel, measure in zip(panels, measures, strict=True):
         _draw_points(panel, points, measure)
     panels[0].set(xlabel="estimated (nats a token)", ylabel="measured (nats a token)")
-    panels[1].set(xlabel="estimated", ylabel="measured")
+    panels[1].set(xlabel="estimated share", ylabel="measured share")
+    for axis in (panels[1].xaxis, panels[1].yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     found = [rank_correlation([measure(point) for point in points]) for measure in measures]
     letter_panels(
         panels,

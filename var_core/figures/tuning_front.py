@@ -1,8 +1,8 @@
-"""What the search found: learned decisions against modelled loss of every trial, and what came of the front's points."""
+"""What the search found: learned decisions against loss, modelled of every trial and measured of the front's points."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -32,30 +32,31 @@ NEEDS = ("tuning",)
 
 _MANY = 150
 """More trials than this are drawn smaller and paler."""
-_STUDY_LABELS = {SEARCH: "trial of the search", CONTROL: "random trial"}
-
-Limits = tuple[float, float]
+_TRIALS = {SEARCH: "trial of the search", CONTROL: "random trial"}
+_FRONTS = {SEARCH: "front of the search", CONTROL: "front at random"}
+_WIDTHS = {SEARCH: 1.2, CONTROL: 0.9}
 
 
 def draw(sources: Sources) -> Drawing:
-    """Draw all trials, and close to the front the points that the model was run with."""
+    """Draw all trials, and beside them what the model came to at points of the front."""
     studies = {name: study_of(sources, name) for name in STUDIES}
     points, limits = points_of(sources), constraints(sources)
     figure = new_figure(PAGE, 3.4)
-    whole, close = figure.subplots(1, 2)
-    for panel in (whole, close):
-        _draw_trials(panel, studies)
+    panels = list(figure.subplots(1, 2))
+    for name, study in studies.items():
+        _draw_trials(panels[0], name, study)
+    for name, study in studies.items():
+        _draw_front(panels[0], name, study)
+    _draw_front(panels[1], SEARCH, studies[SEARCH])
+    _draw_points(panels[1], points)
+    for panel in panels:
+        _draw_constraints(panel, limits)
         panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panel.xaxis.set_major_locator(MaxNLocator(6))
         panel.set_xlabel("learned share of decisions")
         panel.set_ylabel("loss difference (nats a token)")
-    _draw_points(close, points)
-    close.set_xlim(close_up([(m.low, m.value, m.estimated, m.high) for m in (p.learned_share for p in points)]))
-    close.set_ylim(close_up([(m.low, m.value, m.estimated, m.high) for m in (p.loss_difference for p in points)]))
-    for panel in (whole, close):
-        _draw_constraints(panel, limits)
-    letter_panels([whole, close], ["all trials, replayed and modelled", "close up, with measured points"])
-    legend_below(figure, [whole, close], ncols=4)
+    letter_panels(panels, ["all trials, replayed", "the front, and what was measured"])
+    legend_below(figure, panels, ncols=3)
     return Drawing(figure, _caption(studies, points, limits, sources))
 
 
@@ -66,27 +67,24 @@ def constraints(sources: Sources) -> tuple[float | None, float | None]:
     return settings.max_learned_share, None if relative is None or plain is None else relative * plain
 
 
-def close_up(values: Sequence[tuple[float, ...]]) -> Limits:
-    """Limits that show these values, with some room."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    room = 0.07 * ((high - low) or abs(high) or 1.0)
-    return low - room, high + room
+def _draw_trials(panel: Axes, name: str, study: Study) -> None:
+    many = len(study.number) > _MANY
+    look: dict[str, Any] = {
+        "linestyle": "none", "marker": STUDY_MARKERS[name], "color": STUDY_COLOURS[name], "markeredgewidth": 0.6,
+        "markerfacecolor": "none", "zorder": 2,
+    }  # fmt: skip
+    size, alpha = (2.0, 0.35) if many else (3.0, 0.6)
+    panel.plot(study.learned_share, study.loss_difference, markersize=size, alpha=alpha, **look)
+    # In the legend they are not pale.
+    panel.plot([], [], label=_TRIALS[name], **look)
 
 
-def _draw_trials(panel: Axes, studies: dict[str, Study]) -> None:
-    for name, study in studies.items():
-        many = len(study.number) > _MANY
-        panel.plot(
-            study.learned_share, study.loss_difference, linestyle="none", marker=STUDY_MARKERS[name],
-            color=STUDY_COLOURS[name], markersize=2.0 if many else 3.0, markeredgewidth=0.6,
-            alpha=0.35 if many else 0.6, markerfacecolor="none", label=_STUDY_LABELS[name], zorder=2,
-        )  # fmt: skip
-    for name, study in studies.items():
-        # From a point on to the right, its loss is had until the next one has less.
-        panel.plot(
-            *study.front, drawstyle="steps-post", color=STUDY_COLOURS[name], label=f"front of the {name}"
-            if name == SEARCH else "front at random", linewidth=1.2 if name == SEARCH else 0.9, zorder=2.6,
-        )  # fmt: skip
+def _draw_front(panel: Axes, name: str, study: Study) -> None:
+    """Draw steps: from a point on to the right its loss is had, until the next one has less."""
+    panel.plot(
+        *study.front, drawstyle="steps-post", color=STUDY_COLOURS[name], marker=".", markersize=2.5,
+        linewidth=_WIDTHS[name], label=_FRONTS[name], zorder=2.6,
+    )  # fmt: skip
 
 
 def _draw_points(panel: Axes, points: Sequence[Point]) -> None:
@@ -99,7 +97,7 @@ def _draw_points(panel: Axes, points: Sequence[Point]) -> None:
         colour = POINT_COLOURS[kind]
         for share, loss in zip(shares, losses, strict=True):
             panel.plot(
-                [share.estimated, share.value], [loss.estimated, loss.value], color=GREY, linewidth=0.7, zorder=2.8
+                [share.estimated, share.value], [loss.estimated, loss.value], color=GREY, linewidth=0.9, zorder=2.8
             )
         panel.vlines(x, [each.low for each in losses], [each.high for each in losses], color=colour, linewidth=1.0)
         panel.hlines(y, [each.low for each in shares], [each.high for each in shares], color=colour, linewidth=1.0)
@@ -125,16 +123,15 @@ def _draw_constraints(panel: Axes, limits: tuple[float | None, float | None]) ->
 
 def _caption(studies: dict[str, Study], points: Sequence[Point], limits: tuple[float | None, float | None],
              sources: Sources) -> str:  # fmt: skip
-    settings = settings_of(sources)
     search, control = studies[SEARCH], studies[CONTROL]
     return (
-        "What can be had for what? Each mark is a policy, replayed over the calibration trace: the share of the "
+        "What can be had for what? (a) Each mark is a policy, replayed over the calibration trace: the share of the "
         "decisions that are left to the router against the loss over the plain model's, modelled, in nats a token. "
-        f"{len(search.number)} complete trials of the search ({SAMPLERS[settings.sampler]}) stand beside "
+        f"{len(search.number)} complete trials of the search ({SAMPLERS[settings_of(sources).sampler]}) stand beside "
         f"{len(control.number)} at random; steps are the fronts, on which no trial is better in what was made small, "
         f"of {len(search.front[0])} and {len(control.front[0])} trials. {_limits(limits)} (b) The points that the "
-        f"model was run with on the tuning split, with {intervals(sources)} by a bootstrap over groups of documents; a grey "
-        f"line leads from what was estimated to what was measured. {_chosen(points)}"
+        f"model was run with on the tuning split, with {intervals(sources)} by a bootstrap over groups of documents; "
+        f"a grey line leads from what was estimated to what was measured. {_chosen(points)}"
     )
 
 

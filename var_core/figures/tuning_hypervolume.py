@@ -14,6 +14,7 @@ NEEDS = ("tuning",)
 """What must have been recorded of the run."""
 
 _LABELS = {SEARCH: "search", CONTROL: "at random"}
+_WORDS = {SEARCH: "the search", CONTROL: "random trials"}
 
 Curves = dict[str, tuple[Floats, Floats]]
 """Study -> trials so far, and their hypervolume."""
@@ -64,13 +65,13 @@ def _draw_curves(panel: Axes, curves: Curves) -> None:
 
 def _caption(curves: Curves, sources: Sources) -> str:
     settings = settings_of(sources)
-    ends = [f"{number(volume[-1], 4)} {_LABELS[name]}" for name, (_, volume) in reversed(curves.items())]
+    ends = [f"{number(volume[-1], 4)} for {_WORDS[name]}" for name, (_, volume) in reversed(curves.items())]
     return (
         "How fast does the search get somewhere? The hypervolume is the area of learned share and modelled loss that "
         "the trials so far are better than, up to a fixed worst point; larger is better, and it never falls. Both "
-        f"studies have the same number of trials and begin with the same two, then the search goes by "
-        f"{SAMPLERS[settings.sampler]} (seed {settings.seed}). At the end it is {' and '.join(ends)}.{_sooner(curves)} "
-        "One study of each is one draw of the seed: benchmarks compare several."
+        "studies have the same number of trials and begin with the same two; then the search goes by "
+        f"{SAMPLERS[settings.sampler]} (seed {settings.seed}). At the end the hypervolume is {' and '.join(ends)}."
+        f"{_sooner(curves)} A study is one draw of its seed, and another one may come out otherwise."
     )
 
 

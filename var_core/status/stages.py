@@ -72,7 +72,7 @@ def after_capture(results: Path, model: str, corpus: str, config: Config) -> Ite
     policy = config.policy.enabled and not isinstance(config.models[model], TraceModel)
     if policy:
         yield from _policy(results, run, own, config)
-    names = figures_of(trained=isinstance(config.models[model], DemoModel), policy=policy)
+    names = figures_of(trained=isinstance(config.models[model], DemoModel), policy=policy, tuned=False)
     yield _stage(
         results, "figures", {own / "figures" / f"{name}.png": (f"draw_figure/{run}/{name}",) for name in names}
     )
