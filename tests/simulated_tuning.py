@@ -83,6 +83,9 @@ class SimulatedTuning:
         return rows
 
     def _trial(self, study, number, random):
+        if number < 2:
+            # Every study begins with the same.
+            random = np.random.default_rng([self.seed, number])
         began_as = (CLASSIC, CONFIGURED)[number] if number < 2 else None
         predicate = "agreement" if began_as == CONFIGURED or random.random() < 0.7 or not self.classic else "classic"
         row = {
@@ -99,7 +102,9 @@ class SimulatedTuning:
         row |= self._cache(random)
         if row["state"] == "complete":
             # The search comes to good settings with time; settings at random do not.
-            luck = random.random() * (0.1 + 0.9 * np.exp(-5 * number / self.trials) if study == SEARCH else 1)
+            luck = random.random()
+            if study == SEARCH and not began_as:
+                luck *= 0.1 + 0.9 * np.exp(-5 * number / self.trials)
             row |= self._values(row, luck, random) | {"seconds": 0.05 + 0.02 * random.random()}
         return row
 

@@ -111,14 +111,14 @@ def _draw_points(panel: Axes, points: Sequence[Point]) -> None:
 
 def _draw_constraints(panel: Axes, limits: tuple[float | None, float | None]) -> None:
     """Draw what the constraints allow at most, as far as it is inside the panel."""
-    (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
-    share, loss = limits
-    if share is not None and left < share < right:
-        upright(panel, share)
-    if loss is not None and low < loss < high:
-        level(panel, loss)
-    panel.plot([], [], color=CRITERION, linestyle="--", linewidth=0.9, label="limit of a constraint")
-    panel.set(xlim=(left, right), ylim=(low, high))
+    bounds, drawn = (panel.get_xlim(), panel.get_ylim()), False
+    for limit, (low, high), draw_line in zip(limits, bounds, (upright, level), strict=True):
+        if limit is not None and low < limit < high:
+            draw_line(panel, limit)
+            drawn = True
+    if drawn:
+        panel.plot([], [], color=CRITERION, linestyle="--", linewidth=0.9, label="limit of a constraint")
+    panel.set(xlim=bounds[0], ylim=bounds[1])
 
 
 def _caption(studies: dict[str, Study], points: Sequence[Point], limits: tuple[float | None, float | None],

@@ -57,7 +57,7 @@ def _draw_curves(panel: Axes, curves: Curves) -> None:
             trials, volume, drawstyle="steps-post", color=STUDY_COLOURS[name], label=_LABELS[name],
             linestyle="-" if name == SEARCH else (0, (4, 1.5)),
         )  # fmt: skip
-    panel.set_xlim(0, None)
+    panel.set_xlim(0, 1.02 * max(trials[-1] for trials, _ in curves.values()))
     panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     panel.set_xlabel("trials")
     panel.set_ylabel("hypervolume (share × nats)")

@@ -1,0 +1,109 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from simulated_tuning import SimulatedTuning
+from tunings_to_draw import open_study
+from var_core.figures.tuning_slices import draw, measure_slices
+from var_core.tuning.trials import IMPORTANCES
+
+ALL = [
+    "agreement threshold",
+    "frequency threshold",
+    "entropy threshold",
+    "cache confidence",
+    "cache capacity",
+    "context window",
+    "time to live",
+]
+
+
+def panels(run):
+    return {
+        panel.get_title(loc="left").strip(): panel
+        for panel in run.drawing("tuning_slices").figure.axes
+        if panel.get_label() != "<colorbar>"
+    }
+
+
+def trials(run):
+    rows = run.sources.query("SELECT * FROM tuning_trials WHERE run = $run AND study = 'search' ORDER BY number")
+    return [row for row in rows.to_pylist() if row["state"] == "complete"]
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [("tuned", ALL), ("few_trials", ALL), ("many_trials", ALL), ("one_objective", ["agreement threshold"])],
+)
+def test_every_number_that_differs_has_a_panel(which, expected, request):
+    run = request.getfixturevalue(which)
+    assert list(panels(run)) == [*expected, "importance"]
+
+
+@pytest.mark.parametrize(
+    ("title", "value"),
+    [
+        ("agreement threshold", lambda row: row["agreement_threshold"] and np.mean(row["agreement_threshold"])),
+        ("frequency threshold", lambda row: row["frequency_threshold"] and np.mean(row["frequency_threshold"])),
+        ("entropy threshold", lambda row: row["entropy_threshold"] and np.mean(row["entropy_threshold"])),
+        ("cache capacity", lambda row: [0, 64, 256, 1024].index(row["capacity"])),
+        ("context window", lambda row: row["context_window"]),
+        ("time to live", lambda row: row["time_to_live"]),
+        ("cache confidence", lambda row: row["confidence_threshold"]),
+    ],
+)
+def test_dots_are_the_trials_that_have_the_setting(tuned, title, value):
+    [dots] = panels(tuned)[title].collections
+    own = [row for row in trials(tuned) if value(row) is not None]
+    np.testing.assert_allclose(dots.get_offsets(), [(value(row), row["loss_difference"]) for row in own])
+    np.testing.assert_array_equal(dots.get_array(), [row["learned_share"] for row in own])
+    assert own and (len(own) < len(trials(tuned)) or title == "cache capacity")
+
+
+def test_capacities_stand_side_by_side_by_their_numbers(tuned):
+    assert [each.get_text() for each in panels(tuned)["cache capacity"].get_xticklabels()] == ["0", "64", "256", "1024"]
+
+
+def test_bars_are_the_importances_and_the_largest_comes_first(tuned):
+    rows = tuned.sources.query("SELECT * FROM tuning_importances WHERE run = $run AND study = 'search'").to_pylist()
+    panel = panels(tuned)["importance"]
+    names = [each.get_text() for each in panel.get_yticklabels()]
+    largest = [max(row["importance"] for row in rows if row["parameter"].replace("_", " ") == name) for name in names]
+    assert largest == sorted(largest, reverse=True) and len(names) == len({row["parameter"] for row in rows})
+    for bars, objective in zip(panel.containers, ("learned_share", "loss_difference"), strict=True):
+        own = {row["parameter"].replace("_", " "): row["importance"] for row in rows if row["objective"] == objective}
+        assert [bar.get_width() for bar in bars] == [own[name] for name in names]
+    first = max((row for row in rows if row["objective"] == "learned_share"), key=lambda row: row["importance"])
+    said = f"of the learned share by {first['parameter'].replace('_', ' ')} ("
+    assert said in tuned.drawing("tuning_slices").caption
+
+
+def test_one_objective_has_one_bar_a_setting(one_objective):
+    assert len(panels(one_objective)["importance"].containers) == 1
+    assert "of the loss difference" not in one_objective.drawing("tuning_slices").caption
+
+
+def test_without_importances_the_panel_says_why(few_trials):
+    texts = [each.get_text() for each in panels(few_trials)["importance"].texts]
+    assert "too few trials to tell importances" in texts
+    assert "Importances could not be told from so few trials." in few_trials.drawing("tuning_slices").caption
+
+
+def test_of_many_settings_those_that_matter_most_are_shown(drawn_texts):
+    rows = [
+        {"study": "search", "objective": objective, "parameter": f"agreement_threshold_{layer}", "importance": 1 / 48}
+        for layer in range(48)
+        for objective in ("learned_share", "loss_difference")
+    ]
+    study = SimulatedTuning(layers=48)
+    drawing = draw(open_study(study, tuning_importances=pa.Table.from_pylist(rows, IMPORTANCES)))
+    assert "36 further settings are not shown." in drawing.caption
+    assert len(drawing.figure.axes[-1].get_yticklabels()) == 12 and drawn_texts(drawing.figure)
+
+
+def test_a_search_of_choices_alone_has_no_slices(drawn_texts):
+    study = SimulatedTuning(classic=False, caches=False)
+    table = study.tables()["tuning_trials"]
+    rows = [row | {"agreement_threshold": [0.5]} for row in table.to_pylist()]
+    sources = open_study(study, tuning_trials=pa.Table.from_pylist(rows, table.schema))
+    assert not [each for each in measure_slices(sources) if each.setting == "agreement_threshold"]
