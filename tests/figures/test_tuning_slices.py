@@ -4,7 +4,7 @@ import pytest
 
 from simulated_tuning import SimulatedTuning
 from tunings_to_draw import open_study
-from var_core.figures.tuning_slices import draw, measure_slices
+from var_core.figures.tuning_slices import draw
 from var_core.tuning.trials import IMPORTANCES
 
 ALL = [
@@ -101,9 +101,11 @@ def test_of_many_settings_those_that_matter_most_are_shown(drawn_texts):
     assert len(drawing.figure.axes[-1].get_yticklabels()) == 12 and drawn_texts(drawing.figure)
 
 
-def test_a_search_of_choices_alone_has_no_slices(drawn_texts):
+def test_a_search_of_choices_alone_has_no_slices_and_says_so(drawn_texts):
     study = SimulatedTuning(classic=False, caches=False)
     table = study.tables()["tuning_trials"]
-    rows = [row | {"agreement_threshold": [0.5]} for row in table.to_pylist()]
-    sources = open_study(study, tuning_trials=pa.Table.from_pylist(rows, table.schema))
-    assert not [each for each in measure_slices(sources) if each.setting == "agreement_threshold"]
+    rows = [row | {"agreement_threshold": row["agreement_threshold"] and [0.5]} for row in table.to_pylist()]
+    rows = [row for row in rows if row["predicate"] == "agreement"]
+    drawing = draw(open_study(study, tuning_trials=pa.Table.from_pylist(rows, table.schema)))
+    assert "no setting with numbers was searched" in {each.text for each in drawn_texts(drawing.figure)}
+    assert drawing.caption.startswith("Which settings matter? No setting with numbers was searched. Bars")

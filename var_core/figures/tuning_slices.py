@@ -76,7 +76,8 @@ def draw(sources: Sources) -> Drawing:
     draw_importances(bars, importances)
     if importances:
         legend_below(bottom, [bars])
-    letter_panels([*panels, bars], [*(_NUMERIC[each.setting] for each in slices), "importance"])
+    titles = [_NUMERIC[each.setting] for each in slices] or ["settings with numbers"]
+    letter_panels([*panels, bars], [*titles, "importance"])
     return Drawing(figure, _caption(slices, importances))
 
 
@@ -100,8 +101,9 @@ def measure_slices(sources: Sources) -> list[Slice]:
 
 def _draw_slices(part: SubFigure, slices: Sequence[Slice]) -> list[Axes]:
     if not slices:
-        empty_panel(part.subplots(), "no setting with numbers was searched")
-        return []
+        panel = part.subplots()
+        empty_panel(panel, "no setting with numbers was searched")
+        return [panel]
     shape = math.ceil(len(slices) / _COLUMNS), min(_COLUMNS, len(slices))
     grid = part.subplots(*shape, sharey=True, squeeze=False)
     colours = ScalarMappable(Normalize(0, 1), SEQUENTIAL)
