@@ -18,6 +18,7 @@ with logged(snakemake.log[0]):
         snakemake.params.shards,
         snakemake.params.traced,
         evaluated=False,
+        tuned=False,
     )
     with open_run(files) as connection:
         test_hypotheses(
