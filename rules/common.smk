@@ -16,6 +16,7 @@ from var_core.config.models import DemoModel, FolderModel, TraceModel
 from var_core.config.root import parse_config, read_yaml
 from var_core.config.tuning import TABLES_OF
 from var_core.errors import VarError
+from var_core.figures.registry import OF_POLICY, OF_TUNING
 from var_core.tuning.names import CONTROL, SEARCH
 
 try:
@@ -71,7 +72,9 @@ POLICY_MADE = CONFIG.policy.model_dump(mode="json", exclude={"audit"})
 TUNED = CONFIG.policy.enabled and CONFIG.tuning.enabled
 TABLE_SETS = list(TABLES_OF)
 STUDIES = [SEARCH, CONTROL]
+TUNING_TABLES = ("trials", "importances", "front")
 OF_SPACE = ("space", "seed", "probes", "probe_sequences", "max_sequences", "confidence")
+MEASURED = ("space", "front_points", "max_sequences", "confidence")
 PROBED = CONFIG.tuning.model_dump(mode="json", include=set(OF_SPACE))
 AFTERWARDS = ("workers", "front_points", "max_sequences", "confidence", "choose")
 SEARCHED = CONFIG.tuning.model_dump(mode="json", exclude=set(AFTERWARDS))
@@ -327,6 +330,21 @@ def evaluation_tables(wildcards):
     return [f"{folder}/{name}.parquet" for name in EVALUATION_TABLES]
 
 
+def tuning_tables(wildcards):
+    """What came of the search for its settings; none for a run without one."""
+    if not TUNED or (wildcards.model, wildcards.corpus) not in EVALUATED:
+        return []
+    folder = f"results/{wildcards.model}/{wildcards.corpus}/tuning"
+    return [f"{folder}/{name}.parquet" for name in TUNING_TABLES]
+
+
+def drawn_tables(wildcards):
+    """What a figure of a policy, or of the search for its settings, shows."""
+    if wildcards.figure in OF_TUNING:
+        return tuning_tables(wildcards)
+    return evaluation_tables(wildcards) if wildcards.figure in OF_POLICY else []
+
+
 def split_shards(wildcards, split):
     """Sequences of a split."""
     return [
@@ -348,6 +366,7 @@ def warehouse_files(wildcards):
             files.update([paths] if isinstance(paths, str) else paths)
         files.add(f"results/{run.model}/{run.corpus}/hypotheses/verdicts.parquet")
         files.update(evaluation_tables(run))
+        files.update(tuning_tables(run))
     return sorted(files)
 
 

@@ -1,13 +1,13 @@
 """Figures: one job a figure, so that an edit of one draws it again and no other."""
 
-from var_core.figures.registry import FIGURES, OF_POLICY, figures_of, label
+from var_core.figures.registry import FIGURES, figures_of, label
 
 
 rule draw_figure:
     input:
         unpack(run_files),
         verdicts="results/{model}/{corpus}/hypotheses/verdicts.json",
-        evaluation=lambda w: evaluation_tables(w) if w.figure in OF_POLICY else [],
+        evaluation=drawn_tables,
         trained=lambda w: (
             f"results/models/{w.model}/training.json" if w.model in DEMO_MODELS else []
         ),
@@ -60,7 +60,6 @@ rule figures:
             for figure in figures_of(
                 trained=run.model in DEMO_MODELS,
                 policy=run in POLICY_RUNS,
-                # No rule writes the tables of a study yet.
-                tuned=False,
+                tuned=TUNED and run in POLICY_RUNS,
             )
         ],

@@ -1,5 +1,10 @@
 """Tuning: a search over replayed decisions, its front measured in the model, and the settings that the policy takes."""
 
+# What decides which point is chosen; a margin only says what is thought of it.
+CHOOSING = {"choose", "confidence", "max_learned_share", "max_relative_loss"}
+RESAMPLING = {"bootstrap", "confidence", "seed"}
+MARGIN = {"margin", "margin_kind", "alpha"}
+
 
 rule calibrate_tables:
     input:
@@ -146,7 +151,7 @@ rule measure_front:
         ),
         config=SELECTED,
         policy=POLICY_MADE,
-        tuning=CONFIG.tuning.model_dump(mode="json", exclude={"workers"}),
+        tuning=CONFIG.tuning.model_dump(mode="json", include=set(MEASURED)),
         settings=evaluation_settings,
         code=code_of("measure_front.py"),
     message:
@@ -174,8 +179,8 @@ rule choose_policy:
         mem_mb=lambda w, attempt: 2000 * attempt,
         runtime=30,
     params:
-        config=CONFIG.evaluation.model_dump(mode="json"),
-        tuning=CONFIG.tuning.model_dump(mode="json", exclude={"workers"}),
+        config=CONFIG.evaluation.model_dump(mode="json", include=RESAMPLING),
+        tuning=CONFIG.tuning.model_dump(mode="json", include=CHOOSING),
         code=code_of("choose_policy.py"),
     message:
         "Choosing the policy of {wildcards.model} on {wildcards.corpus}"
@@ -213,8 +218,8 @@ rule report_tuning:
         mem_mb=lambda w, attempt: 2000 * attempt,
         runtime=30,
     params:
-        config=CONFIG.evaluation.model_dump(mode="json"),
-        tuning=CONFIG.tuning.model_dump(mode="json", exclude={"workers"}),
+        config=CONFIG.evaluation.model_dump(mode="json", exclude=MARGIN),
+        tuning=CONFIG.tuning.model_dump(mode="json", include={"sampler", *CHOOSING}),
         code=code_of("report_tuning.py"),
     message:
         "Reporting the search for settings: {wildcards.model} on {wildcards.corpus}"

@@ -21,6 +21,7 @@ rule build_warehouse:
                 run.corpus,
                 shards_of(run.model),
                 (run.model, run.corpus) in EVALUATED,
+                TUNED and (run.model, run.corpus) in EVALUATED,
             )
             for run in RUNS
         ],

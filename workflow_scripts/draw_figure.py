@@ -3,6 +3,7 @@ from typing import TYPE_CHECKING
 
 from var_core.config.figures import FiguresConfig
 from var_core.figures.draw import draw_figure
+from var_core.figures.registry import OF_POLICY, OF_TUNING
 from var_core.job import logged
 from var_core.warehouse.files import RunFiles
 
@@ -18,7 +19,8 @@ with logged(snakemake.log[0]):
             snakemake.wildcards.corpus,
             snakemake.params.shards,
             snakemake.params.traced,
-            evaluated=bool(snakemake.input.evaluation),
+            evaluated=snakemake.wildcards.figure in OF_POLICY,
+            tuned=snakemake.wildcards.figure in OF_TUNING,
         ),
         Path(snakemake.input.verdicts),
         FiguresConfig.model_validate(snakemake.params.config),

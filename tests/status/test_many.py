@@ -157,8 +157,9 @@ def test_other_stages_and_other_runs(results, config: Config):
     states = {stage.name: (stage.state, stage.done, stage.total) for stage in stages}
     assert states == {
         "model": ("begun", 0, 1), "corpus": ("done", 1, 1), "statistics": ("waiting", 0, 7),
-        "hypotheses": ("done", 1, 1), "policy": ("done", 1, 1), "evaluation": ("failed", 1, 7),
-        "certificate": ("waiting", 0, 1), "figures": ("waiting", 2, 12), "report": ("waiting", 0, 1),
+        "hypotheses": ("done", 1, 1), "tuning": ("waiting", 0, 7), "policy": ("done", 1, 1),
+        "evaluation": ("failed", 1, 7), "certificate": ("waiting", 0, 1),
+        "figures": ("waiting", 2, 16), "report": ("waiting", 0, 1),
     }  # fmt: skip
     (evaluation,) = (stage for stage in stages if stage.name == "evaluation")
     assert "cannot be replaced" in evaluation.lines[-1] and "evaluate_controls" in evaluation.log
@@ -203,18 +204,18 @@ def test_the_stages_of_a_policy_are_shown_only_where_one_is_made(results, config
         (run,) = read_status(results, config.model_copy(update={"policy": policy})).runs
         return [stage.name for stage in run.after]
 
-    assert set(names(True)) - set(names(False)) == {"policy", "evaluation", "certificate"}
+    assert set(names(True)) - set(names(False)) == {"tuning", "policy", "evaluation", "certificate"}
 
 
 def test_the_logs_of_a_policy_s_stages_are_found(results, config):
     """Each job's own log, by the names of the rules."""
-    logs = ("make_policy/mine/text", "evaluate_policy/mine/text", "certify_policy/mine/text")
+    logs = ("probe_losses/mine/text", "make_policy/mine/text", "evaluate_policy/mine/text", "certify_policy/mine/text")
     for log in logs:
         with logged(results / "logs" / f"{log}.log"):
             pass
     (run,) = read_status(results, config).runs
     states = {stage.name: (stage.state, stage.log) for stage in run.after}
-    for stage, log in zip(("policy", "evaluation", "certificate"), logs, strict=True):
+    for stage, log in zip(("tuning", "policy", "evaluation", "certificate"), logs, strict=True):
         assert states[stage] == ("begun", str(results / "logs" / f"{log}.log"))
 
 

@@ -44,6 +44,15 @@ SMALL = {
     "sequences": {"length": 64},
     "capture": {"shards": {"capture": 3, "calibration": 1, "heldout": 1}, "checkpoint_tokens": 4000},
     "hypotheses": {"permutations": 50, "bootstrap": 50, "h2": {"goodness_of_fit_draws": 5}},
+    "tuning": {
+        "trials": 12,
+        "probes": 4,
+        "probe_sequences": 16,
+        "front_points": 3,
+        "max_sequences": 16,
+        "confidence": None,
+        "max_learned_share": None,
+    },
     "evaluation": {"max_sequences": 48, "sequences_per_cluster": 2, "thresholds": [0.5], "bootstrap": 50},
     "figures": {"dpi": 60},
 }
@@ -105,8 +114,8 @@ class Project:
 
 
 TARGETS = {
-    "all", "corpus", "model", "capture", "statistics", "hypotheses", "policy", "evaluation", "certificate", "warehouse",
-    "figures", "report",
+    "all", "corpus", "model", "capture", "statistics", "hypotheses", "policy", "tuning", "evaluation", "certificate",
+    "warehouse", "figures", "report",
 }  # fmt: skip
 
 

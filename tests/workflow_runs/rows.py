@@ -14,6 +14,12 @@ OF_A_RUN = {
     "pack_sequences": 1,
     "capture_traced_shard": 6,
     "merge_statistics": 2,
+    "calibrate_tables": 3,
+    "probe_losses": 1,
+    "tune": 2,
+    "collect_trials": 1,
+    "measure_front": 1,
+    "choose_policy": 1,
     "make_policy": 1,
     "evaluate_controls": 3,
     "evaluate_policy": 1,
@@ -21,13 +27,14 @@ OF_A_RUN = {
     "time_policy": 1,
     "certify_policy": 1,
     "compare_policies": 1,
+    "report_tuning": 1,
     "measure_segments": 1,
     "test_hypotheses": 1,
-    "draw_figure": 12,
+    "draw_figure": 16,
     "write_summary": 1,
 }
 JOBS: dict[str, dict[str, int]] = {
-    "tiny": OF_A_RUN | {"train_demo_model": 1, "draw_figure": 13},
+    "tiny": OF_A_RUN | {"train_demo_model": 1, "draw_figure": 17},
     "pinned": OF_A_RUN | {"fetch_model": 1},
 }
 """Run -> rule -> number of jobs in the whole workflow; ``build_warehouse`` is one job over all runs."""
@@ -36,12 +43,17 @@ VERDICTS = ("test_hypotheses", "draw_figure", "write_summary", "build_warehouse"
 SEGMENTS = ("measure_segments", *VERDICTS)
 SHOWN = ("draw_figure", "write_summary", "build_warehouse")
 COMPARED = ("compare_policies", *SHOWN)
-POLICY = (
+CHOSEN = (
     "make_policy", "evaluate_controls", "evaluate_policy", "evaluate_transfer", "time_policy", "certify_policy",
-    "compare_policies",
+    "compare_policies", "report_tuning",
 )  # fmt: skip
+MEASURED = ("measure_front", "choose_policy", *CHOSEN)
+SEARCHED = ("probe_losses", "tune", "collect_trials", *MEASURED)
+POLICY = ("calibrate_tables", *SEARCHED)
 ITS_FIGURES = {"draw_figure": 10}
 """Those of policies, of both runs."""
+SEARCH_FIGURES = {"draw_figure": 18}
+"""And those of the search for their settings."""
 CAPTURE = ("capture_traced_shard", "merge_statistics", *POLICY, *SEGMENTS)
 PACKING = ("pack_sequences", *CAPTURE)
 
@@ -166,10 +178,25 @@ ROWS: dict[str, list[Row]] = {
     "Policies": [
         Row(
             "what the fast path takes: `policy.agreement_threshold`",
-            (*POLICY, *SHOWN),
-            "another policy, and all that is measured of it; hypotheses and their figures stay",
-            part=ITS_FIGURES,
+            (*SEARCHED, *SHOWN),
+            "a search begins with the policy as configured; what it chooses, and all that is measured of it, follow; "
+            "hypotheses and their figures stay",
+            part=SEARCH_FIGURES,
             settings={"policy": {"agreement_threshold": 0.6}},
+        ),
+        Row(
+            "the search: `tuning.trials`, `tuning.space`, `tuning.sampler`, here `tuning.trials`",
+            tuple(rule for rule in SEARCHED if rule != "probe_losses") + SHOWN,
+            "more trials go on from those that were tried; another space or sampler begins anew",
+            part=SEARCH_FIGURES,
+            settings={"tuning": {"trials": 14}},
+        ),
+        Row(
+            "which point of the front is chosen: `tuning.choose`",
+            ("choose_policy", *CHOSEN, *SHOWN),
+            "nothing is tried or measured again on the tuning split",
+            part=SEARCH_FIGURES,
+            settings={"tuning": {"choose": "fewest_learned"}},
         ),
         Row(
             "what is allowed: `evaluation.margin`",

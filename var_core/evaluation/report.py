@@ -35,7 +35,7 @@ def report_text(
     title = f"Routing policies of {run}"
     parts = [title, "=" * len(title), "", *textwrap.wrap(f"{verdict['sentence']}.", _WIDTH), ""]
     parts += _section("All arms, on the same unseen text", [*_arms(rows), *_notes(rows, verdict)])
-    parts += _section("By layer, the policy as configured", _layers(rows))
+    parts += _section("By layer, the policy", _layers(rows))
     classic = [*_classic(verdict["classic"]), "", "The interval of speed_up are the quartiles of its rounds."]
     parts += _section("The classic constraints", classic)
     if gains:

@@ -255,6 +255,14 @@ def _share_rows(
         )
 
 
+def find(rows: Sequence[Row], arm: str, measure: str, layer: int | None = None) -> Row | None:
+    """One row of an evaluation; None if there is none."""
+    for row in rows:
+        if (row.arm, row.measure, row.layer) == (arm, measure, layer):
+            return row
+    return None
+
+
 def as_table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
     """Put records into a table."""
     return pa.Table.from_pylist([{name: getattr(row, name) for name in schema.names} for row in rows], schema=schema)

@@ -7,7 +7,7 @@ from typing import Any
 from var_core.config.policy import EvaluationConfig
 from var_core.evaluation import names
 from var_core.evaluation.paired import MarginTest, margin_verdict
-from var_core.evaluation.results import Row
+from var_core.evaluation.results import Row, find
 
 CLASSIC_LEARNED, CLASSIC_LOSS, CLASSIC_SPEED = 0.15, 0.05, 1.0
 """The constraints of the first proof of concept: learned share below, relative loss below, speed-up above."""
@@ -25,14 +25,6 @@ class Constraint:
     asked: str
     met: str
     """yes or no where the whole interval says so; open where the interval holds the limit; empty where none is asked"""
-
-
-def find(rows: Sequence[Row], arm: str, measure: str, layer: int | None = None) -> Row | None:
-    """One row of an evaluation; None if there is none."""
-    for row in rows:
-        if (row.arm, row.measure, row.layer) == (arm, measure, layer):
-            return row
-    return None
 
 
 def classic_table(rows: Sequence[Row], speed: Mapping[str, Any]) -> list[Constraint]:

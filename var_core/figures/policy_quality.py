@@ -136,7 +136,7 @@ def _draw_arms(panel: Axes, evaluation: Evaluation, curve: Sequence[Point], high
     own = [point for point in curve if point.arm == names.POLICY]
     panel.plot(
         [point.coverage for point in own], [point.value for point in own], "o", color=colour, markersize=5.0,
-        markeredgecolor="black", label="policy as configured", zorder=4, clip_on=True,
+        markeredgecolor="black", label="policy", zorder=4, clip_on=True,
     )  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def _caption(evaluation: Evaluation, curve: Sequence[Point], margin: float, sour
     return (
         "What does routing without the router cost? All arms run on the same unseen text; each is a share of decisions "
         "that are not the router's against the loss over the plain model's, in nats a token, with intervals of "
-        f"{confidence(sources)} by a bootstrap over groups of documents. The policy as configured (large dot) "
+        f"{confidence(sources)} by a bootstrap over groups of documents. The policy (large dot) "
         f"replaces {coverage.shares} of the decisions and changes the loss by {with_interval(cost, 4, sign=True)} nats "
         f"({_share(relative)}), {verdict}{p_value}; the margin is {settings.margin:g} of the plain model's "
         f"{settings.margin_kind}, a loss of {number(margin, 3)} nats more (dashed). {_told(evaluation)} "

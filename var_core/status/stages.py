@@ -12,6 +12,7 @@ from var_core.evaluation.names import POLICY, parts
 from var_core.figures.registry import figures_of
 from var_core.statistics.tables import SCHEMAS
 from var_core.status.logs import Work, read_end
+from var_core.tuning.names import CONTROL, SEARCH
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ def after_capture(results: Path, model: str, corpus: str, config: Config) -> Ite
     policy = config.policy.enabled and not isinstance(config.models[model], TraceModel)
     if policy:
         yield from _policy(results, run, own, config)
-    names = figures_of(trained=isinstance(config.models[model], DemoModel), policy=policy, tuned=False)
+    names = figures_of(
+        trained=isinstance(config.models[model], DemoModel), policy=policy, tuned=policy and config.tuning.enabled
+    )
     yield _stage(
         results, "figures", {own / "figures" / f"{name}.png": (f"draw_figure/{run}/{name}",) for name in names}
     )
@@ -81,12 +84,14 @@ def after_capture(results: Path, model: str, corpus: str, config: Config) -> Ite
 
 def _policy(results: Path, run: str, own: Path, config: Config) -> Iterator[StageStatus]:
     """Give the state of what is made, measured and promised of a run's policy."""
+    if config.tuning.enabled:
+        yield _stage(results, "tuning", _tuning_files(run, own / "tuning", config))
     yield _stage(results, "policy", {own / "policy" / "policy.json": (f"make_policy/{run}",)})
     arms = {
         own / "evaluation" / f"{part}.losses.parquet": (
             f"evaluate_policy/{run}" if part == POLICY else f"evaluate_controls/{run}/{part}",
         )
-        for part in parts(config.evaluation)
+        for part in parts(config.evaluation, config.tuning.enabled)
     }
     beside = {
         own / "evaluation" / "transfer.parquet": (f"evaluate_transfer/{run}",),
@@ -95,6 +100,22 @@ def _policy(results: Path, run: str, own: Path, config: Config) -> Iterator[Stag
     }
     yield _stage(results, "evaluation", arms | beside)
     yield _stage(results, "certificate", {own / "policy" / "certificate.json": (f"certify_policy/{run}",)})
+
+
+def _tuning_files(run: str, folder: Path, config: Config) -> dict[Path, tuple[str, ...]]:
+    """Give the files of the search for a policy's settings, each with the logs of the jobs that make it."""
+    workers = [(SEARCH, worker) for worker in range(config.tuning.workers)] + [(CONTROL, 0)]
+    return {
+        folder / "loss_model.json": (f"probe_losses/{run}",),
+        **{
+            folder / "studies" / f"{study}-{worker}.parquet": (f"tune/{run}/{study}-{worker}",)
+            for study, worker in workers
+        },
+        folder / "trials.parquet": (f"collect_trials/{run}",),
+        folder / "measured.losses.parquet": (f"measure_front/{run}",),
+        folder / "chosen.json": (f"choose_policy/{run}",),
+        folder / "summary.json": (f"report_tuning/{run}",),
+    }
 
 
 def warehouse(results: Path) -> StageStatus:

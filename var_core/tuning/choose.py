@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from var_core.config.policy import EvaluationConfig
 from var_core.config.tuning import TuningConfig
-from var_core.evaluation.results import Row, evaluation_rows
-from var_core.evaluation.verdict import find
+from var_core.evaluation.results import Row, evaluation_rows, find
 from var_core.files import read_json, write_json
 from var_core.parquet import read_provenance, write_table
 from var_core.tuning.points import FRONT_POINT, Point, read_measured
@@ -99,10 +98,15 @@ def choose_policy(folder: Path, evaluation: EvaluationConfig, config: TuningConf
         for measure in MEASURES
         if find(rows, point.name, measure) is not None
     ]  # fmt: skip
-    split = read_provenance(folder / "measured.losses.parquet")["text"]["split"]
+    measured = read_provenance(folder / "measured.losses.parquet")
     for row in table:
-        row["split"] = split
-    provenance = {"stage": "tuning", "config": config.model_dump(mode="json"), "code": code}
+        row["split"] = measured["text"]["split"]
+    provenance = {
+        "stage": "tuning",
+        "made_from": measured["made_from"],
+        "config": config.model_dump(mode="json"),
+        "code": code,
+    }
     write_table(folder / "front.parquet", pa.Table.from_pylist(table, schema=FRONT), provenance)
     write_json(folder / "chosen.json", {**chosen.point.record(), "rule": chosen.rule, "within_margin": chosen.within})
 

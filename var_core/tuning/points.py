@@ -142,7 +142,9 @@ def measure_points(search: Search, sources: Sources, points: Sequence[Point], ou
     """
     text = sources.text()
     split = {key: read_provenance(sources.shards[0])[key] for key in ("run", "split", "corpus", "tokenizer")}
-    provenance = {"stage": "tuning", "text": split, "sequences": len(text), "code": code}
+    provenance = {
+        "stage": "tuning", "made_from": search.made_from, "text": split, "sequences": len(text), "code": code,
+    }  # fmt: skip
     policies = [policy_of(search, point.policy, search.tables(_set_of(point.policy))) for point in points]
     subject = sources.subject(policies[0], live=any(each.settings.weights == "live" for each in policies))
     losses, ways = [], []

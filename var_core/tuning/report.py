@@ -13,8 +13,7 @@ from scipy.stats import spearmanr
 from var_core.config.policy import EvaluationConfig
 from var_core.config.tuning import TuningConfig
 from var_core.evaluation import names
-from var_core.evaluation.results import LEARNED, ArmResult, Clusters, Row, compare, evaluation_rows, read_arms
-from var_core.evaluation.verdict import find
+from var_core.evaluation.results import LEARNED, ArmResult, Clusters, Row, compare, evaluation_rows, find, read_arms
 from var_core.files import read_json, write_json, write_text
 from var_core.parquet import read_table
 from var_core.tuning.choose import MEASURES

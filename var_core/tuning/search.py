@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from var_core.config.tuning import TuningConfig
 from var_core.evaluation.stage import Sources
 from var_core.files import digest_of, file_digest, read_json
-from var_core.parquet import read_table, write_table
+from var_core.parquet import read_provenance, read_table, write_table
 from var_core.tuning.names import CONTROL, SEARCH
 from var_core.tuning.points import measure_points, points_of
 from var_core.tuning.results import collect, importances, knee, nearest_to_constraints
@@ -53,6 +53,7 @@ def run_search(search: Search, study: str, worker: int, loss_model: Path, output
         "stage": "tuning",
         "study": study,
         "run": search.recorded.provenance["run"],
+        "made_from": search.made_from,
         "config": config.model_dump(mode="json", exclude=_NOT_OF_A_STUDY),
         "policy": search.policy.model_dump(mode="json", exclude={"audit", "enabled"}),
         "loss_model": file_digest(loss_model),
@@ -90,7 +91,13 @@ def collect_trials(
     found = nearest_to_constraints(tables[0])
     if found.line:
         _LOGGER.warning("%s", found.line)
-    provenance = {"stage": "tuning", "config": config.model_dump(mode="json"), "reference": worst, "code": code}
+    provenance = {
+        "stage": "tuning",
+        "made_from": read_provenance(files[SEARCH][0])["made_from"],
+        "config": config.model_dump(mode="json"),
+        "reference": worst,
+        "code": code,
+    }
     write_table(output / "trials.parquet", pa.concat_tables(tables), provenance)
     write_table(output / "importances.parquet", pa.concat_tables([importances(each) for each in tables]), provenance)
 

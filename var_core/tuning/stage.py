@@ -14,7 +14,7 @@ from var_core.errors import VarError
 from var_core.evaluation.arms import run_plain, run_policy
 from var_core.evaluation.stage import Sources
 from var_core.evaluation.text import Text
-from var_core.files import read_json, write_json
+from var_core.files import digest_of, read_json, write_json
 from var_core.hypotheses.resampling import MINIMUM_CLUSTERS
 from var_core.policy.make import Recorded, calibrated_tables, choose_by, mean_entropies, save_calibrated, settings_of
 from var_core.policy.store import Policy
@@ -53,6 +53,13 @@ class Search:
             PolicyConfig.model_validate(parameters.policy),
             TuningConfig.model_validate(parameters.tuning),
         )
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """Digests of what all that comes of the search rests on."""
+        own = self.recorded.provenance
+        digests = {"model": own["model"]["digest"], "corpus": own["corpus"]["digest"]}
+        return {**digests, "statistics": digest_of(own)}
 
     @property
     def sets(self) -> tuple[str, ...]:
