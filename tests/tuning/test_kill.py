@@ -1,6 +1,7 @@
 """Workers that are killed at any moment, again and again: no trial is lost, and none is counted twice."""
 
 import random
+from functools import partial
 
 import optuna
 import pytest
@@ -8,10 +9,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from tuning_processes import STUDY, parent_of_workers, work
+from tuning_processes import LAYERS, STUDY, evaluate, parent_of_workers, work
+from var_core.config.policy import PolicyConfig
 from var_core.config.tuning import TuningConfig
 from var_core.parquet import read_table
+from var_core.tuning.journal import quiet
 from var_core.tuning.samplers import REPEATS
+from var_core.tuning.study import SharedStudy
 
 SAMPLERS = {
     "tpe": TuningConfig(sampler="tpe", trials=30, seed=3),
@@ -80,6 +84,33 @@ def test_thirty_kills(workers, tmp_path, sampler, seed):
     config = TuningConfig(sampler=sampler, trials=150, seed=seed)
     killed, failed = compare_with_undisturbed(workers, tmp_path, config, kills=30, seed=seed, pause=0.04)
     assert killed == 30 and failed >= 10
+
+
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 23])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_journal_that_ends_anywhere_is_gone_on_with(tmp_path, sampler, step):
+    """Cut off where a kill could have left it: behind every record, and in the middle of the next one."""
+    config = TuningConfig(sampler=sampler, trials=20, seed=2)
+    begin = partial(SharedStudy, name=STUDY, worker=0, config=config, sampler=sampler, configured=PolicyConfig(),
+                    layers=LAYERS, grace_seconds=1)  # fmt: skip
+    with quiet():
+        undisturbed = go_on(begin(tmp_path / "undisturbed"))
+        records = (tmp_path / "undisturbed").read_bytes().splitlines(keepends=True)
+        for end in range(0, len(records), step):
+            path = tmp_path / f"journal-{end}"
+            path.write_bytes(b"".join(records[:end]) + records[end][: len(records[end]) // 2 * (end % 2)])
+            study = begin(path)
+            complete = [trial for trial in go_on(study) if trial.state == TrialState.COMPLETE]
+            assert [trial.params for trial in complete] == [trial.params for trial in undisturbed], end
+            assert [trial.values for trial in complete] == [trial.values for trial in undisturbed], end
+            assert len(study.trials()) <= config.trials + 1
+
+
+def go_on(study):
+    """Finish a study; its trials."""
+    while (trial := study.claim()) is not None:
+        study.tell(trial, evaluate(study.settings(trial)), 0.0)
+    return study.trials()
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(15, marks=pytest.mark.slow)])
