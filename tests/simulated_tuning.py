@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from var_core.config.policy import EvaluationConfig
 from var_core.config.tuning import TuningConfig
 from var_core.files import digest_of
 from var_core.parquet import write_table
@@ -35,19 +34,21 @@ class SimulatedTuning:
     seed: int = 0
 
     @property
+    def confidence(self) -> float | None:
+        """Of the intervals, if there are any."""
+        return 0.95 if self.intervals else None
+
+    @property
     def config(self) -> TuningConfig:
         """Settings of the study."""
-        return TuningConfig(trials=self.trials, objectives=self.objectives, front_points=max(self.front_points, 3))
+        return TuningConfig(
+            trials=self.trials, objectives=self.objectives, front_points=self.front_points, confidence=self.confidence
+        )
 
     @property
     def provenance(self) -> dict:
         """What the files say of themselves, but for what they were made from."""
-        return {
-            "stage": "tuning",
-            "config": self.config.model_dump(mode="json"),
-            "evaluation": EvaluationConfig().model_dump(mode="json"),
-            "code": "c0de",
-        }
+        return {"stage": "tuning", "config": self.config.model_dump(mode="json", exclude={"workers"}), "code": "c0de"}
 
     def tables(self) -> dict[str, pa.Table]:
         """All tables, without the run."""
@@ -75,11 +76,10 @@ class SimulatedTuning:
     def _study(self, study, random):
         rows = [self._trial(study, number, random) for number in range(self.trials)]
         complete = [row for row in rows if row["state"] == "complete"]
-        for row in front_of(complete, self.objectives):
+        for row in front_of(complete):
             row["on_front"] = True
-        if len(self.objectives) == 2:
-            for number, row in enumerate(rows):
-                row["hypervolume"] = hypervolume([each for each in complete if each["number"] <= number])
+        for number, row in enumerate(rows):
+            row["hypervolume"] = hypervolume([each for each in complete if each["number"] <= number])
         return rows
 
     def _trial(self, study, number, random):
@@ -152,7 +152,7 @@ class SimulatedTuning:
             return []
         return [
             {"study": study, "objective": objective, "parameter": parameter, "importance": float(importance)}
-            for study, objective in itertools.product((SEARCH, CONTROL), self.objectives)
+            for study, objective in itertools.product((SEARCH, CONTROL), MEASURES[:2])
             for parameter, importance in zip(parameters, random.dirichlet(0.3 / np.arange(1, 11) + 0.05), strict=True)
         ]
 
@@ -180,11 +180,11 @@ class SimulatedTuning:
         return rows
 
 
-def front_of(rows, objectives):
-    """The rows that no other is at least as good as in all objectives, and better in one; the plain way."""
+def front_of(rows):
+    """The rows that no other is at least as good as in both objectives, and better in one; the plain way."""
 
     def beaten(row, by):
-        own, other = ([each[name] for name in objectives] for each in (row, by))
+        own, other = ([each[name] for name in MEASURES[:2]] for each in (row, by))
         return all(b <= a for a, b in zip(own, other, strict=True)) and own != other
 
     return [row for row in rows if not any(beaten(row, other) for other in rows)]

@@ -12,4 +12,4 @@ def open_study(simulation: SimulatedTuning, **tables: pa.Table) -> Sources:
     """What figures of a study are drawn from; tables that are given stand in for the made-up ones."""
     connection = open_tables(simulation.tables() | tables, simulation.layers)
     no_verdicts = Verdicts(run=RUN, provenance={}, versions={}, samples={}, results=(), curves=(), transfers=())
-    return Sources(connection, RUN, no_verdicts, tuning=simulation.provenance)
+    return Sources(connection, RUN, no_verdicts, tuning=simulation.provenance["config"])

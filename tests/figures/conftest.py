@@ -317,7 +317,7 @@ def tuned():
 
 @pytest.fixture(scope="session")
 def few_trials():
-    """As few trials as there may be: no importances, and too few clusters for intervals."""
+    """As few trials as there may be: no importances, and no intervals."""
     simulation = SimulatedTuning(trials=10, layers=1, intervals=False, front_points=3, importances=False)
     return Drawn(open_study(simulation), OF_TUNING)
 
@@ -330,7 +330,7 @@ def many_trials():
 
 @pytest.fixture(scope="session")
 def one_objective():
-    """One objective, so a front of one trial and no hypervolume; one setting with numbers."""
+    """One objective, and one setting with numbers."""
     simulation = SimulatedTuning(objectives=("learned_share",), classic=False, caches=False)
     return Drawn(open_study(simulation), OF_TUNING)
 

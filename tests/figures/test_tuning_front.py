@@ -43,15 +43,13 @@ def test_steps_are_the_front_and_no_trial_lies_below_them(which, study, label, r
     run = request.getfixturevalue(which)
     own = trials(run, study)
     steps = line(panels(run)[0], label)
-    objectives = ("learned_share",) if which == "one_objective" else ("learned_share", "loss_difference")
-    front = sorted((row["learned_share"], row["loss_difference"]) for row in front_of(own, objectives))
+    front = sorted((row["learned_share"], row["loss_difference"]) for row in front_of(own))
     np.testing.assert_array_equal(steps.get_xydata(), front)
     assert steps.get_drawstyle() == "steps-post"
-    if which != "one_objective":
-        x, y = steps.get_xydata().T
-        for row in own:
-            left = np.flatnonzero(x <= row["learned_share"])
-            assert left.size and row["loss_difference"] >= y[left[-1]]
+    x, y = steps.get_xydata().T
+    for row in own:
+        left = np.flatnonzero(x <= row["learned_share"])
+        assert left.size and row["loss_difference"] >= y[left[-1]]
 
 
 def table_of_points(run):
@@ -102,9 +100,9 @@ def test_constraints_are_those_of_the_search_in_nats(tuned):
     assert "a learned share under 15 % and a loss under 0.160 nats" in tuned.drawing("tuning_front").caption
 
 
-def without_constraints(sources, **other):
-    config = dict(sources.tuning["config"], max_learned_share=None, max_relative_loss=None, **other)
-    return Sources(sources.connection, sources.run, sources.verdicts, tuning={**sources.tuning, "config": config})
+def without_constraints(sources):
+    config = dict(sources.tuning, max_learned_share=None, max_relative_loss=None)
+    return Sources(sources.connection, sources.run, sources.verdicts, tuning=config)
 
 
 def test_without_constraints_there_are_no_limits(few_trials, drawn_texts):

@@ -80,23 +80,31 @@ def test_a_run_that_was_not_tuned_passes(check):
 def test_a_dominated_point_of_the_front_is_found(check, beaten):
     refused(
         check,
-        rf"table tuning_trials: trial {beaten} of study search is on the front, but trial \d+ has a smaller learned",
+        rf"table tuning_trials: trial {beaten} of study search is on the front, but trial \d+ is better in one",
         tuning_trials=setting("on_front", lambda _: True, study="search", number=beaten),
     )
 
 
-def test_a_trial_is_not_beaten_by_one_that_misses_a_constraint_by_more(check, beaten):
-    """Those that meet all constraints make the front; it is none by the values alone."""
+@pytest.mark.parametrize("measure", MEASURES[:2])
+def test_a_point_that_is_as_good_in_one_and_worse_in_the_other_is_found(check, sound, measure):
+    """A copy of a trial of the front, a little worse in one, stands in for the last trial."""
+    best = next(row for row in complete(sound) if row["on_front"])
 
-    def constrained(table):
+    def copied(table):
         rows = table.to_pylist()
-        for row in rows:
-            if row["study"] == "search":
-                row["on_front"] = row["number"] == beaten
-                row["violation"] = -0.1 if row["number"] == beaten else row["violation"] and 5.0
+        copy = next(row for row in rows if row["study"] == "search" and row["number"] == 59)
+        copy |= {name: best[name] for name in MEASURES[:2]} | {"on_front": True, "state": "complete"}
+        copy[measure] = best[measure] + 1e-9
         return pa.Table.from_pylist(rows, table.schema)
 
-    check(tuning_trials=constrained)
+    refused(check, "table tuning_trials: trial 59 of study search is on the front, but trial", tuning_trials=copied)
+
+
+def test_a_front_that_leaves_a_point_out_is_found(check, sound):
+    best = next(row["number"] for row in complete(sound) if row["on_front"])
+    left_out = setting("on_front", lambda _: False, study="search", number=best)
+    refused(check, f"table tuning_trials: trial {best} of study search is not on the front, but no trial",
+            tuning_trials=left_out)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -177,11 +185,25 @@ def test_an_estimate_is_what_its_trial_came_to(check, chosen):
     refused(check, message, tuning_front=of(lambda _: None))
 
 
-def test_an_agreement_of_no_decisions_is_equal_to_itself(sound, check, chosen):
+def test_an_agreement_of_no_decisions_is_none(check, chosen):
+    trial = setting("set_agreement", lambda _: NONE, study="search", number=chosen["trial"])
     check(
-        tuning_front=setting("estimated", lambda _: NONE, point=chosen["point"], measure="set_agreement"),
-        tuning_trials=setting("set_agreement", lambda _: NONE, study="search", number=chosen["trial"]),
+        tuning_front=setting("estimated", lambda _: None, point=chosen["point"], measure="set_agreement"),
+        tuning_trials=trial,
     )
+    refused(check, f"table tuning_front: point {chosen['point']} is estimated to have set_agreement",
+            tuning_trials=trial)  # fmt: skip
+
+
+def test_a_point_that_replaces_nothing_has_no_agreement(check):
+    def nothing(table):
+        rows = [row for row in table.to_pylist() if (row["point"], row["measure"]) != ("classic", "set_agreement")]
+        for row in rows:
+            if (row["point"], row["measure"]) == ("classic", "learned_share"):
+                row |= {"measured": 1.0, "low": 1.0, "high": 1.0}
+        return pa.Table.from_pylist(rows, table.schema)
+
+    check(tuning_front=nothing)
 
 
 def test_a_point_that_no_trial_was_of_is_no_fault(check):

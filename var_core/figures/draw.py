@@ -50,7 +50,7 @@ def draw_figure(name: str, files: RunFiles, verdicts: Path, config: FiguresConfi
     record = files.model_record.with_name("training.json")
     training = read_json(record) if files.training is not None else None
     evaluated = read_provenance(files.evaluation["evaluations"])["config"] if files.evaluation else None
-    tuned = read_provenance(files.tuning["tuning_front"]) if files.tuning else None
+    tuned = read_provenance(files.tuning["tuning_front"])["config"] if files.tuning else None
     with open_run(files) as connection, styled():
         sources = Sources(connection, files.run, read_verdicts(verdicts), training, evaluated, tuned)
         missing = sources.missing(getattr(module, "NEEDS", ()))

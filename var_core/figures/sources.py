@@ -48,8 +48,7 @@ class Sources:
     evaluation : mapping, optional
         Settings that the run's policy was evaluated with.
     tuning : mapping, optional
-        What the files of the search for its settings say of themselves: ``config``, the settings of the search, and
-        ``evaluation``, those that points of its front were measured with.
+        Settings of the search for the policy's.
     """
 
     connection: duckdb.DuckDBPyConnection

@@ -93,12 +93,12 @@ def _caption(points: Sequence[Point], found: Sequence[float | None], sources: So
     finite = [each for each in losses if np.isfinite(each.low)]
     covered = sum(each.low <= each.estimated <= each.high for each in finite)
     error = float(np.median([abs(each.value - each.estimated) for each in losses]))
-    inside = f" {covered} of {len(finite)} estimates lie inside." if finite else " There are too few clusters for any."
+    inside = f" {covered} of {len(finite)} estimates lie inside." if finite else ""
     loss, share = (number(rho) if rho is not None else "not defined" for rho in found)
     return (
         "Does a policy cost what the search said it would? (a) The loss over the plain model's of the points that the "
         "model was run with on the tuning split, against what was modelled from replaying the calibration trace. "
-        f"On the dashed line both are equal. Bars are {intervals(sources)} by a bootstrap over groups of documents."
+        f"On the dashed line both are equal. {intervals(sources)}"
         f"{inside} Half of the estimates are off by no more than {number(error, 4)} nats; Spearman's rank correlation "
         f"is {loss}. (b) The same of the share of decisions that the router makes, whose rank correlation is "
         f"{share}. {_chosen(points)}"

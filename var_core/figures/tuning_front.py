@@ -128,10 +128,10 @@ def _caption(studies: dict[str, Study], points: Sequence[Point], limits: tuple[f
         "What can be had for what? (a) Each mark is a policy, replayed over the calibration trace: the share of the "
         "decisions that are left to the router against the loss over the plain model's, modelled, in nats a token. "
         f"{len(search.number)} complete trials of the search ({SAMPLERS[settings_of(sources).sampler]}) stand beside "
-        f"{len(control.number)} at random; steps are the fronts, on which no trial is better in what was made small, "
-        f"of {len(search.front[0])} and {len(control.front[0])} trials. {_limits(limits)} (b) The points that the "
-        f"model was run with on the tuning split, with {intervals(sources)} by a bootstrap over groups of documents; "
-        f"a grey line leads from what was estimated to what was measured. {_chosen(points)}"
+        f"{len(control.number)} at random; steps are the fronts, on which no trial is better in one and no worse in "
+        f"the other, of {len(search.front[0])} and {len(control.front[0])} trials. {_limits(limits)} (b) The points "
+        f"that the model was run with on the tuning split; a grey line leads from what was estimated to what was measured. "
+        f"{intervals(sources)} {_chosen(points)}"
     )
 
 

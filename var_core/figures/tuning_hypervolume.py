@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from var_core.figures.policies import nothing_to_draw
+from var_core.config.tuning import TuningConfig
 from var_core.figures.sources import Drawing, Sources, number
 from var_core.figures.style import COLUMN, legend_below, new_figure
 from var_core.figures.tunings import SAMPLERS, STUDIES, STUDY_COLOURS, Floats, settings_of
@@ -23,13 +23,6 @@ Curves = dict[str, tuple[Floats, Floats]]
 def draw(sources: Sources) -> Drawing:
     """Draw a line a study."""
     curves = measure_curves(sources)
-    if not curves:
-        objective = settings_of(sources).objectives[0].replace("_", " ")
-        return nothing_to_draw(
-            "hypervolume over trials",
-            f"one objective, {objective}, has no hypervolume",
-            "How fast does the search get somewhere? One objective was made small, for which there is no hypervolume.",
-        )
     figure = new_figure(COLUMN, 2.4)
     panel = figure.subplots()
     _draw_curves(panel, curves)
@@ -39,16 +32,16 @@ def draw(sources: Sources) -> Drawing:
 
 
 def measure_curves(sources: Sources) -> Curves:
-    """Hypervolume by number of trials; no study in which it is not defined."""
+    """Hypervolume by number of trials."""
     rows = sources.query(
         """
         SELECT study, number + 1 AS trials, hypervolume FROM tuning_trials
-        WHERE run = $run AND hypervolume IS NOT NULL ORDER BY study, number
+        WHERE run = $run ORDER BY study, number
         """
     )
     study = np.array(rows["study"].to_pylist(), dtype=str)
     trials, volume = (rows[name].to_numpy().astype(np.float64) for name in ("trials", "hypervolume"))
-    return {name: (trials[study == name], volume[study == name]) for name in STUDIES if (study == name).any()}
+    return {name: (trials[study == name], volume[study == name]) for name in STUDIES}
 
 
 def _draw_curves(panel: Axes, curves: Curves) -> None:
@@ -71,16 +64,21 @@ def _caption(curves: Curves, sources: Sources) -> str:
         "the trials so far are better than, up to a fixed worst point; larger is better, and it never falls. Both "
         "studies have the same number of trials and begin with the same two; then the search goes by "
         f"{SAMPLERS[settings.sampler]} (seed {settings.seed}). At the end the hypervolume is {' and '.join(ends)}."
-        f"{_sooner(curves)} A study is one draw of its seed, and another one may come out otherwise."
+        f"{_sooner(curves)}{_alone(settings)} A study is one draw of its seed, and another one may come out otherwise."
     )
 
 
 def _sooner(curves: Curves) -> str:
     """Say after how many trials the search had what random trials came to."""
-    if set(curves) != set(STUDIES):
-        return ""
     (trials, volume), last = curves[SEARCH], curves[CONTROL][1][-1]
     reached = volume >= last
     if not reached.any():
         return " The search did not come to what random trials came to."
     return f" What random trials came to the search had after {trials[reached.argmax()]:.0f} trials."
+
+
+def _alone(settings: TuningConfig) -> str:
+    """Say what a search of one objective does not go by."""
+    if len(settings.objectives) > 1:
+        return ""
+    return f" Only the {settings.objectives[0].replace('_', ' ')} was made small, so that the search does not go by it."

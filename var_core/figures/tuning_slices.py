@@ -16,7 +16,6 @@ from var_core.figures.importances import (
     draw_importances,
     importance_words,
     measure_importances,
-    shown_bars,
 )
 from var_core.figures.sources import Drawing, Sources
 from var_core.figures.style import (
@@ -68,7 +67,7 @@ class Slice:
 def draw(sources: Sources) -> Drawing:
     """Draw a panel a setting with numbers, and bars of importances."""
     slices, importances = measure_slices(sources), measure_importances(sources)
-    heights = 0.35 + 1.35 * max(math.ceil(len(slices) / _COLUMNS), 1), 0.75 + 0.16 * max(shown_bars(importances), 2)
+    heights = 0.35 + 1.35 * max(math.ceil(len(slices) / _COLUMNS), 1), 0.75 + 0.16 * max(len(importances), 2)
     figure = new_figure(PAGE, sum(heights))
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     panels = _draw_slices(top, slices)

@@ -83,15 +83,16 @@ class Point:
 
 
 def settings_of(sources: Sources) -> TuningConfig:
-    """The settings of the search: objectives, constraints, sampler."""
-    assert sources.tuning is not None
-    return TuningConfig.model_validate(sources.tuning["config"])
+    """The settings of the search: constraints, sampler, confidence."""
+    return TuningConfig.model_validate(sources.tuning)
 
 
 def intervals(sources: Sources) -> str:
-    """What the intervals of measured points are: ``intervals of 95 %``."""
-    assert sources.tuning is not None
-    return f"intervals of {100 * sources.tuning['evaluation']['confidence']:g} %"
+    """Say what the bars of measured points are, in a sentence."""
+    confidence = settings_of(sources).confidence
+    if confidence is None:
+        return "No intervals were asked for."
+    return f"Bars are intervals of {100 * confidence:g} % by a bootstrap over groups of documents."
 
 
 def study_of(sources: Sources, study: str) -> Study:

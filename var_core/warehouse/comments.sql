@@ -201,8 +201,8 @@ COMMENT ON COLUMN tuning_trials.set_agreement IS 'Share of the replaced decision
 COMMENT ON COLUMN tuning_trials.recall_at_k IS 'Mean share of the router''s k experts that are among those of the replaced decision; NaN where none was replaced.';
 COMMENT ON COLUMN tuning_trials.misplaced IS 'Share of the router''s weights, over all decisions, that the policy gives to other experts or not at all.';
 COMMENT ON COLUMN tuning_trials.violation IS 'The greatest by which a constraint is missed, as a share of it; 0 or less where all are met.';
-COMMENT ON COLUMN tuning_trials.on_front IS 'Whether no other trial of its study is better in everything that is made small.';
-COMMENT ON COLUMN tuning_trials.hypervolume IS 'Hypervolume of the study''s trials up to this one; null where it is not defined.';
+COMMENT ON COLUMN tuning_trials.on_front IS 'Whether no other trial of its study has a smaller learned share and no larger loss difference, or the other way round, whatever was made small; of equal trials the first is.';
+COMMENT ON COLUMN tuning_trials.hypervolume IS 'Area of learned share and loss difference that the study''s trials up to this one are better than, up to a fixed worst point.';
 COMMENT ON COLUMN tuning_trials.predicate IS 'agreement or classic.';
 COMMENT ON COLUMN tuning_trials.tables IS 'token; pair: with token; position: with both.';
 COMMENT ON COLUMN tuning_trials.thresholds IS 'global: one for all layers; by_layer: one for each.';
@@ -215,11 +215,11 @@ COMMENT ON COLUMN tuning_trials.context_window IS 'Token ids that make a context
 COMMENT ON COLUMN tuning_trials.time_to_live IS 'Tokens after which a context is forgotten.';
 COMMENT ON COLUMN tuning_trials.confidence_threshold IS 'Confidence of the router from which on what it decided is used again.';
 
-COMMENT ON TABLE tuning_importances IS 'A row a (study, objective, parameter): how much of what differs between trials comes from a setting (fANOVA).';
+COMMENT ON TABLE tuning_importances IS 'A row a (study, objective, parameter): how much a setting has to do with a trial''s being among the best tenth (PED-ANOVA). No rows where no setting differs.';
 COMMENT ON COLUMN tuning_importances.study IS 'search or random.';
 COMMENT ON COLUMN tuning_importances.objective IS 'learned_share or loss_difference.';
 COMMENT ON COLUMN tuning_importances.parameter IS 'Setting that was searched.';
-COMMENT ON COLUMN tuning_importances.importance IS 'Its share of the variance that all parameters explain.';
+COMMENT ON COLUMN tuning_importances.importance IS 'Its share of what all parameters have to do with it.';
 
 COMMENT ON TABLE tuning_front IS 'A row a (point, measure): points of the search''s front and what stands beside them, estimated by replaying the calibration split and measured by running the model on the tuning split. A row a point: v_tuning_front.';
 COMMENT ON COLUMN tuning_front.point IS 'front-0, front-1, … (fewest learned decisions first), classic or configured.';
@@ -227,7 +227,7 @@ COMMENT ON COLUMN tuning_front.trial IS 'Number of its trial in the study search
 COMMENT ON COLUMN tuning_front.chosen IS 'Whether it is the policy that is evaluated and certified.';
 COMMENT ON COLUMN tuning_front.split IS 'Split that it was measured on.';
 COMMENT ON COLUMN tuning_front.measure IS 'learned_share, loss_difference (nats a token), relative_loss, or set_agreement (of replaced decisions).';
-COMMENT ON COLUMN tuning_front.estimated IS 'By replaying the calibration split; the loss is modelled.';
+COMMENT ON COLUMN tuning_front.estimated IS 'By replaying the calibration split; the loss is modelled; null where it is not defined.';
 COMMENT ON COLUMN tuning_front.measured IS 'By running the model on the tuning split.';
 COMMENT ON COLUMN tuning_front.low IS 'Lower end of the measured value''s confidence interval, resampled by cluster; null: none.';
 COMMENT ON COLUMN tuning_front.high IS 'Upper end of the interval; null: none.';

@@ -16,20 +16,31 @@ TUNING_CHECKS = (
         "SELECT study, number, state FROM tuning_trials WHERE run = $run AND on_front AND state <> 'complete'",
         "trial {number} of study {study} is on the front, but is {state}",
     ),
-    # Better in both, for under one objective trials that are equal in it may differ in the other; and a trial that
-    # misses a constraint by more does not count against one that misses it by less.
     Check(
         "tuning_trials",
         """
         SELECT f.study, f.number, min(o.number) AS better
         FROM tuning_trials AS f
         JOIN tuning_trials AS o ON o.run = f.run AND o.study = f.study AND o.state = 'complete'
-            AND o.learned_share < f.learned_share - 1e-12 AND o.loss_difference < f.loss_difference - 1e-12
-            AND greatest(coalesce(o.violation, 0), 0) <= greatest(coalesce(f.violation, 0), 0)
+            AND o.learned_share <= f.learned_share AND o.loss_difference <= f.loss_difference
+            AND (o.learned_share < f.learned_share OR o.loss_difference < f.loss_difference)
         WHERE f.run = $run AND f.on_front
         GROUP BY f.study, f.number
         """,
-        "trial {number} of study {study} is on the front, but trial {better} has a smaller learned share and loss",
+        "trial {number} of study {study} is on the front, but trial {better} is better in one and not worse in the "
+        "other",
+    ),
+    Check(
+        "tuning_trials",
+        """
+        SELECT f.study, f.number
+        FROM tuning_trials AS f
+        ANTI JOIN tuning_trials AS o ON o.run = f.run AND o.study = f.study AND o.state = 'complete'
+            AND o.number <> f.number
+            AND o.learned_share <= f.learned_share AND o.loss_difference <= f.loss_difference
+        WHERE f.run = $run AND f.state = 'complete' AND NOT f.on_front
+        """,
+        "trial {number} of study {study} is not on the front, but no trial is as good in both",
     ),
     Check(
         "tuning_trials",
@@ -106,6 +117,10 @@ TUNING_CHECKS = (
             SELECT unnest(['learned_share', 'loss_difference', 'relative_loss', 'set_agreement']) AS measure
         )
         ANTI JOIN (FROM tuning_front WHERE run = $run) USING (point, measure)
+        -- Of no replaced decisions there is no agreement.
+        WHERE measure <> 'set_agreement' OR point IN (
+            SELECT point FROM tuning_front WHERE run = $run AND measure = 'learned_share' AND measured < 1
+        )
         """,
         "point {point} has no {measure}",
     ),
@@ -122,7 +137,9 @@ TUNING_CHECKS = (
         """
         WITH searched AS (
             UNPIVOT (
-                SELECT number AS trial, learned_share, loss_difference, relative_loss, set_agreement
+                SELECT number AS trial, learned_share, loss_difference, relative_loss,
+                    -- NaN in trials, null in points: of no replaced decisions.
+                    CASE WHEN NOT isnan(set_agreement) THEN set_agreement END AS set_agreement
                 FROM tuning_trials WHERE run = $run AND study = 'search' AND state = 'complete'
             )
             ON learned_share, loss_difference, relative_loss, set_agreement INTO NAME measure VALUE tried
@@ -130,7 +147,6 @@ TUNING_CHECKS = (
         SELECT point, trial, measure, estimated, tried
         FROM (FROM tuning_front WHERE run = $run AND trial IS NOT NULL)
         LEFT JOIN searched USING (trial, measure)
-        -- NaN, of no decisions, is equal to itself here, and its difference from itself is not.
         WHERE estimated IS DISTINCT FROM tried AND coalesce(abs(estimated - tried) > 1e-9, true)
         """,
         "point {point} is estimated to have {measure} {estimated}, but trial {trial} came to {tried}",
