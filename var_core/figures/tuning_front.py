@@ -130,8 +130,8 @@ def _caption(studies: dict[str, Study], points: Sequence[Point], limits: tuple[f
         f"{len(search.number)} complete trials of the search ({SAMPLERS[settings_of(sources).sampler]}) stand beside "
         f"{len(control.number)} at random; steps are the fronts, on which no trial is better in one and no worse in "
         f"the other, of {len(search.front[0])} and {len(control.front[0])} trials. {_limits(limits)} (b) The points "
-        f"that the model was run with on the tuning split; a grey line leads from what was estimated to what was measured. "
-        f"{intervals(sources)} {_chosen(points)}"
+        "that the model was run with on the tuning split; a grey line leads from what was estimated to what was "
+        f"measured. {intervals(sources)} {_chosen(points)}"
     )
 
 
