@@ -73,7 +73,7 @@ def test_bars_are_the_importances_and_the_largest_comes_first(tuned):
         own = {row["parameter"].replace("_", " "): row["importance"] for row in rows if row["objective"] == objective}
         assert [bar.get_width() for bar in bars] == [own[name] for name in names]
     first = max((row for row in rows if row["objective"] == "learned_share"), key=lambda row: row["importance"])
-    said = f"most has {first['parameter'].replace('_', ' ')} for the learned share ("
+    said = f"the largest are {first['parameter'].replace('_', ' ')} for the learned share ("
     assert said in tuned.drawing("tuning_slices").caption
 
 

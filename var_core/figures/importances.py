@@ -60,5 +60,5 @@ def importance_words(importances: Sequence[Importance]) -> str:
         most.append(f"{first.setting.replace('_', ' ')} for the {label} ({percent(first.shares[name])})")
     return (
         "Bars are what settings have to do with a trial's being among the best tenth (PED-ANOVA), as shares of "
-        f"all; most has {' and '.join(most)}."
+        f"all; the largest are {' and '.join(most)}."
     )

@@ -9,15 +9,14 @@ from matplotlib.ticker import PercentFormatter
 from scipy import stats
 
 from var_core.figures.sources import Drawing, Sources, number, percent
-from var_core.figures.style import BLACK, GREY, PAGE, legend_below, letter_panels, new_figure
+from var_core.figures.style import GREY, PAGE, legend_below, letter_panels, new_figure
 from var_core.figures.tunings import (
     POINT_COLOURS,
-    POINT_LABELS,
-    POINT_MARKERS,
     Floats,
     Measured,
     Point,
     intervals,
+    mark_points,
     points_of,
     ring_chosen,
 )
@@ -70,15 +69,12 @@ def _words(rho: float | None, points: int) -> str:
 
 
 def _draw_points(panel: Axes, points: Sequence[Point], measure: Measure) -> None:
-    for kind, label in POINT_LABELS.items():
+    for kind, colour in POINT_COLOURS.items():
         own = [measure(point) for point in points if point.kind == kind]
         if own:
             x, y, low, high = _columns(own)
-            panel.vlines(x, low, high, color=POINT_COLOURS[kind], linewidth=1.0)
-            panel.plot(
-                x, y, linestyle="none", marker=POINT_MARKERS[kind], color=POINT_COLOURS[kind], markersize=4.5,
-                markeredgecolor=BLACK, markeredgewidth=0.6, label=label, zorder=4,
-            )  # fmt: skip
+            panel.vlines(x, low, high, color=colour, linewidth=1.0)
+            mark_points(panel, kind, x, y)
     chosen = [measure(point) for point in points if point.chosen]
     ring_chosen(panel, [each.estimated for each in chosen], [each.value for each in chosen])
     panel.axline((0, 0), slope=1.0, color=GREY, linewidth=0.9, linestyle="--", zorder=1.5, label="as estimated")

@@ -7,11 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from var_core.figures.sources import Drawing, Sources, number, percent
-from var_core.figures.style import BLACK, CRITERION, GREY, PAGE, legend_below, letter_panels, level, new_figure, upright
+from var_core.figures.style import CRITERION, GREY, PAGE, legend_below, letter_panels, level, new_figure, upright
 from var_core.figures.tunings import (
     POINT_COLOURS,
     POINT_LABELS,
-    POINT_MARKERS,
     SAMPLERS,
     STUDIES,
     STUDY_COLOURS,
@@ -19,6 +18,7 @@ from var_core.figures.tunings import (
     Point,
     Study,
     intervals,
+    mark_points,
     plain_loss,
     points_of,
     ring_chosen,
@@ -101,10 +101,7 @@ def _draw_points(panel: Axes, points: Sequence[Point]) -> None:
             )
         panel.vlines(x, [each.low for each in losses], [each.high for each in losses], color=colour, linewidth=1.0)
         panel.hlines(y, [each.low for each in shares], [each.high for each in shares], color=colour, linewidth=1.0)
-        panel.plot(
-            x, y, linestyle="none", marker=POINT_MARKERS[kind], color=colour, markersize=4.5, markeredgecolor=BLACK,
-            markeredgewidth=0.6, label=POINT_LABELS[kind], zorder=4,
-        )  # fmt: skip
+        mark_points(panel, kind, x, y)
     own = [point for point in points if point.chosen]
     ring_chosen(panel, [point.learned_share.value for point in own], [point.loss_difference.value for point in own])
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -140,9 +141,20 @@ def plain_loss(sources: Sources) -> float | None:
     return next(iter(rows["loss"].to_pylist()), None)
 
 
+def mark_points(panel: Axes, kind: str, x: Sequence[float], y: Sequence[float]) -> None:
+    """Draw the points of a kind: filled on the front, open and larger beside it, for one may be on the other."""
+    look: dict[str, Any] = {"markersize": 7.0, "markerfacecolor": "none", "markeredgewidth": 1.2}
+    if kind == ON_FRONT:
+        look = {"markersize": 4.5, "markeredgecolor": BLACK, "markeredgewidth": 0.6}
+    panel.plot(
+        x, y, linestyle="none", marker=POINT_MARKERS[kind], color=POINT_COLOURS[kind], label=POINT_LABELS[kind],
+        zorder=4, **look,
+    )  # fmt: skip
+
+
 def ring_chosen(panel: Axes, x: Sequence[float], y: Sequence[float]) -> None:
     """Mark the chosen point with a ring around it, whatever it looks like."""
     panel.plot(
-        x, y, linestyle="none", marker="o", markersize=9.0, markerfacecolor="none", markeredgecolor=BLACK,
+        x, y, linestyle="none", marker="o", markersize=10.0, markerfacecolor="none", markeredgecolor=BLACK,
         markeredgewidth=1.1, label="chosen", zorder=5,
     )  # fmt: skip
