@@ -382,4 +382,6 @@ def summary_files(wildcards):
         files["training"] = f"results/models/{wildcards.model}/training.json"
     if (wildcards.model, wildcards.corpus) in EVALUATED:
         files["policy"] = f"{folder}/evaluation/verdict.json"
+        if TUNED:
+            files["tuning"] = f"{folder}/tuning/summary.json"
     return files

@@ -1,7 +1,14 @@
 """Tuning: a search over replayed decisions, its front measured in the model, and the settings that the policy takes."""
 
 # What decides which point is chosen; a margin only says what is thought of it.
-CHOOSING = {"choose", "confidence", "max_learned_share", "max_relative_loss"}
+CHOOSING = {
+    "choose",
+    "confidence",
+    "max_learned_share",
+    "max_relative_loss",
+    "objectives",
+    "sampler",
+}
 RESAMPLING = {"bootstrap", "confidence", "seed"}
 MARGIN = {"margin", "margin_kind", "alpha"}
 
@@ -219,7 +226,7 @@ rule report_tuning:
         runtime=30,
     params:
         config=CONFIG.evaluation.model_dump(mode="json", exclude=MARGIN),
-        tuning=CONFIG.tuning.model_dump(mode="json", include={"sampler", *CHOOSING}),
+        tuning=CONFIG.tuning.model_dump(mode="json", include=CHOOSING),
         code=code_of("report_tuning.py"),
     message:
         "Reporting the search for settings: {wildcards.model} on {wildcards.corpus}"

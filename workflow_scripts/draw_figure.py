@@ -19,8 +19,9 @@ with logged(snakemake.log[0]):
             snakemake.wildcards.corpus,
             snakemake.params.shards,
             snakemake.params.traced,
-            evaluated=snakemake.wildcards.figure in OF_POLICY,
-            tuned=snakemake.wildcards.figure in OF_TUNING,
+            # Asked for by name on a run without them, it says so.
+            evaluated=snakemake.wildcards.figure in OF_POLICY and bool(snakemake.input.evaluation),
+            tuned=snakemake.wildcards.figure in OF_TUNING and bool(snakemake.input.evaluation),
         ),
         Path(snakemake.input.verdicts),
         FiguresConfig.model_validate(snakemake.params.config),

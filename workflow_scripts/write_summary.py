@@ -8,11 +8,12 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with logged(snakemake.log[0]):
-    training, policy = (snakemake.input.get(name) for name in ("training", "policy"))
+    training, policy, tuning = (snakemake.input.get(name) for name in ("training", "policy", "tuning"))
     write_summary(
         Path(snakemake.input.verdicts),
         Path(snakemake.input.manifest),
         Path(training) if training else None,
         Path(policy) if policy else None,
         Path(snakemake.output.text).parent,
+        Path(tuning) if tuning else None,
     )

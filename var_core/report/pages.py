@@ -18,11 +18,12 @@ from var_core.errors import VarError
 from var_core.evaluation.report import classic_lines
 from var_core.files import read_json, write_json, write_text
 from var_core.hypotheses.results import Result, Verdicts, read_verdicts
+from var_core.report.summary import front_table
 from var_core.report.table import as_markdown, markdown_table, number
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBERS = Path("docs/demo/numbers.json")
-FIGURES = ("fast_path_coverage", "frequency_entropy", "policy_quality")
+FIGURES = ("fast_path_coverage", "frequency_entropy", "policy_quality", "tuning_front")
 RULE_GRAPH = Path("docs/demo/rulegraph.mmd")
 TEMPLATES = Path("docs/templates")
 PAGES = {"README.md.j2": Path("README.md"), "tutorial.md.j2": Path("docs/tutorial.md")}
@@ -50,6 +51,7 @@ def record(results: Path, model: str = "demo-moe", corpus: str = "python-stdlib"
         "policy": read_json(folder / "evaluation" / "verdict.json"),
         "policy_settings": read_json(folder / "policy" / "policy.json")["settings"],
         "certificate": read_json(folder / "policy" / "certificate.json"),
+        "tuning": read_json(folder / "tuning" / "summary.json"),
     }
     write_json(root / NUMBERS, numbers)
     for figure in FIGURES:
@@ -83,6 +85,7 @@ def render(root: Path = ROOT) -> dict[Path, str]:
         "verdict_table": as_markdown(verdicts.headline()),
         "arm_table": markdown_table(numbers["policy"]["arms"]),
         "classic_table": markdown_table(classic_lines(numbers["policy"]["classic"])),
+        "front_table": front_table(numbers["tuning"]["front"]),
         "gain_table": markdown_table(numbers["policy"]["gains"]),
         "row": _finder(verdicts),
         "rule_graph": (root / RULE_GRAPH).read_text(encoding="utf-8").strip(),

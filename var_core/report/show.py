@@ -42,6 +42,9 @@ def policy_block(path: Path) -> str:
     run = "/".join(path.parts[-4:-2])
     tables = [aligned(verdict["arms"]), aligned(classic_lines(verdict["classic"]))]
     parts = [f"{run}: routing policy", *("\n".join(line.rstrip() for line in table) for table in tables)]
+    tuning = path.parents[1] / "tuning" / "summary.json"
+    if tuning.exists():
+        parts.append(f"Its settings: {read_json(tuning)['sentence']}.")
     return "\n\n".join([*parts, f"What VAR can do for {run}: {verdict['sentence']}."])
 
 

@@ -1,5 +1,6 @@
 """The one-page summary of a run."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from var_core.hypotheses.results import Verdicts, read_verdicts
 from var_core.report.table import as_csv, as_markdown, markdown_table, number
 
 
-def write_summary(verdicts: Path, manifest: Path, training: Path | None, policy: Path | None, output: Path) -> None:
+def write_summary(
+    verdicts: Path, manifest: Path, training: Path | None, policy: Path | None, output: Path, tuning: Path | None = None
+) -> None:
     """Write ``summary.md`` and ``summary.csv``.
 
     Parameters
@@ -25,6 +28,8 @@ def write_summary(verdicts: Path, manifest: Path, training: Path | None, policy:
         ``verdict.json`` of the policy's evaluation.
     output : Path
         Folder for both files.
+    tuning : Path or None, optional
+        ``summary.json`` of the search for its settings.
     """
     results = read_verdicts(verdicts)
     rows = results.headline()
@@ -37,6 +42,7 @@ def write_summary(verdicts: Path, manifest: Path, training: Path | None, policy:
         "to find. Rows by layer, notes and methods are in `hypotheses/report.txt` and in the table `hypotheses`.",
         as_markdown(rows),
         *([] if policy is None else _policy(read_json(policy))),
+        *([] if tuning is None else _tuning(read_json(tuning))),
         "## What it rests on",
         _samples(results, read_json(manifest)),
     ]
@@ -72,6 +78,33 @@ def _policy(verdict: dict[str, Any]) -> list[str]:
             markdown_table(verdict["gains"]),
         ]
     return parts
+
+
+def _tuning(summary: dict[str, Any]) -> list[str]:
+    """What the search for the policy's settings came to."""
+    return [
+        "## The search for its settings",
+        f"{summary['sentence'].capitalize()}. {summary['constraints']}.",
+        "Points of the front, estimated by replaying the calibration split and measured in the model on the tuning "
+        "split; the chosen one stands in bold.",
+        front_table(summary["front"]),
+    ]
+
+
+def front_table(front: Sequence[Mapping[str, Any]]) -> str:
+    """Points of a measured front, as Markdown."""
+    by_point: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in front:
+        by_point.setdefault(row["point"], {})[row["measure"]] = row
+    head = "| point | learned share, estimated | measured | loss difference, estimated | measured |"
+    lines = [head, "| --- | --- | --- | --- | --- |"]
+    for point, rows in by_point.items():
+        share, loss = rows["learned_share"], rows["loss_difference"]
+        ends = "" if loss["low"] is None else f" [{number(loss['low'], 4)}, {number(loss['high'], 4)}]"
+        name = f"**{point}**" if share["chosen"] else point
+        values = [number(each[kind], 4) for each in (share, loss) for kind in ("estimated", "measured")]
+        lines.append("| " + " | ".join([name, *values]) + f"{ends} |")
+    return "\n".join(lines)
 
 
 def _model(training: dict[str, Any]) -> str:

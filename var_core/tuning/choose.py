@@ -16,6 +16,7 @@ from var_core.files import read_json, write_json
 from var_core.parquet import read_provenance, write_table
 from var_core.tuning.points import FRONT_POINT, Point, read_measured
 from var_core.tuning.results import knee
+from var_core.tuning.stage import evaluation_of
 from var_core.tuning.trials import FRONT
 
 MEASURES = ("learned_share", "loss_difference", "relative_loss", "set_agreement")
@@ -87,7 +88,7 @@ def choose_policy(folder: Path, evaluation: EvaluationConfig, config: TuningConf
     """
     points = [Point.of_record(record) for record in read_json(folder / "points.json")]
     results = read_measured(folder, points)
-    rows = evaluation_rows(results, evaluation)
+    rows = evaluation_rows(results, evaluation_of(evaluation, config))
     chosen = choose(points, rows, config)
     _LOGGER.info("chosen: %s, trial %s", chosen.point.name, chosen.point.trial)
     sequences, clusters = len(results[0].cluster), len(np.unique(results[0].cluster))

@@ -66,13 +66,42 @@ def report_tuning(folder: Path, evaluation_folder: Path, evaluation: EvaluationC
         "hypervolume": {study: _last_hypervolume(trials, study) for study in (SEARCH, CONTROL)},
         "constraints": _constraint_line(trials, config),
     }
+    found["sentence"] = sentence(found, trials, rows)
+    found["front"] = [
+        {name: row[name] for name in ("point", "chosen", "measure", "estimated", "measured", "low", "high")}
+        for row in front.to_pylist()
+    ]
     write_json(folder / "summary.json", found)
     write_text(folder / "report.txt", _text(found, trials, front, rows, config))
+
+
+def sentence(found: Mapping[str, Any], trials: pa.Table, rows: Sequence[Row]) -> str:
+    """What the search came to, in one line."""
+    shares = {arm: find(rows, arm, "learned_share") for arm in (names.POLICY, names.CONFIGURED, names.CLASSIC)}
+    tuned, configured, classic = ("none" if row is None else f"{row.value:.1%}" for row in shares.values())
+    loss = find(rows, names.POLICY, "loss_difference")
+    own, chosen, correlation = found["trust"], found["chosen"], found["trust"]["spearman"]
+    number = len(trials.filter((pc.field("study") == SEARCH) & (pc.field("state") == "complete")))
+    estimated = chosen["estimated"]["loss_difference"]
+    said = [
+        f"of {number} trials the search chose number {chosen['trial']}: {tuned} of the decisions are learned "
+        f"({configured} as configured, {classic} with the classic predicate)"
+    ]
+    if loss is not None and loss.value is not None:
+        said.append(
+            f"its loss difference was estimated at {estimated:+.4f} nats a token and is {loss.value:+.4f} "
+            f"{_ends(loss.low, loss.high)} on held-out text"
+        )
+    if correlation is not None:
+        said.append(f"estimated and measured losses of {own['points']} policies correlate in rank by {correlation:.2f}")
+    return "; ".join(said)
 
 
 def trust(front: pa.Table) -> dict[str, Any]:
     """How measured losses follow the estimated ones, over the measured points: rank correlation and error."""
     own = front.filter(pc.field("measure") == "loss_difference").to_pylist()
+    # A trial that is measured under two names counts once.
+    own = list({row["trial"]: row for row in own}.values())
     pairs = np.array([[row["estimated"], row["measured"]] for row in own if row["estimated"] is not None])
     several = len(pairs) >= 3 and all(len(np.unique(column)) > 1 for column in pairs.T)
     correlation = spearmanr(*pairs.T) if several else None

@@ -86,7 +86,7 @@ IMPORTANCES = pa.schema(
         pa.field("importance", pa.float64(), nullable=False),
     ]
 )
-"""A row a (study, objective, parameter): its share of the variance that all parameters explain (fANOVA)."""
+"""A row a (study, objective, parameter): how much it has to do with being among the best trials (PED-ANOVA); shares."""
 
 FRONT = pa.schema(
     [
