@@ -1,12 +1,8 @@
 """Where studies are kept: a journal on a file system that the jobs share.
 
-A journal is a file that records are appended to, a line each, by one process at a time. The lock is a file that is
-made with ``O_EXCL``, which also network file systems let exactly one process do; Optuna's default, a symbolic link, is
-not for us: of a journal with a relative path it points nowhere, so that a killed holder's lock is never found to be
-old, and who waits for it does so for ever.
+A journal is a file that records are appended to, a line each, by one process at a time.
 """
 
-import contextlib
 import logging
 import os
 import warnings
@@ -18,19 +14,18 @@ from typing import Any
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
 
 from var_core.errors import VarError
 from var_core.files import disk_full_in_one_line
+from var_core.tuning.lock import GRACE_SECONDS, FileLock
 
 _LOGGER = logging.getLogger(__name__)
 _CLAIMS = ".claims"
 _BLOCK = 1 << 12
-GRACE_SECONDS = 30
-"""A lock that has not changed for so long was its dead holder's; living ones hold it for milliseconds."""
 
 
-class JournalLock(JournalFileOpenLock):
+class JournalLock(FileLock):
     """The lock of a journal; whoever takes it finds the journal ending with a whole line.
 
     A process that is killed while it writes leaves a part of a line, to which Optuna would append, and then nobody
@@ -38,7 +33,7 @@ class JournalLock(JournalFileOpenLock):
     """
 
     def __init__(self, journal: Path, grace_seconds: int) -> None:
-        super().__init__(str(journal), grace_seconds)
+        super().__init__(journal, grace_seconds)
         self._journal = journal
 
     def acquire(self) -> bool:
@@ -130,14 +125,12 @@ class _File(JournalFileBackend):
 @contextmanager
 def claiming(journal: Path, grace_seconds: int = GRACE_SECONDS) -> Iterator[None]:
     """Make who is in this block the only one to begin, give up and queue trials of a journal's studies."""
-    lock = JournalFileOpenLock(f"{journal}{_CLAIMS}", grace_seconds)
+    lock = FileLock(journal.with_name(journal.name + _CLAIMS), grace_seconds)
     lock.acquire()
     try:
         yield
     finally:
-        # Whoever was held up for longer than the grace period has lost it.
-        with contextlib.suppress(RuntimeError):
-            lock.release()
+        lock.release()
 
 
 @contextmanager

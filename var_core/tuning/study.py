@@ -17,7 +17,8 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from var_core.config.policy import PolicyConfig
 from var_core.config.tuning import Sampler, TuningConfig
-from var_core.tuning.journal import GRACE_SECONDS, Journal, claiming
+from var_core.tuning.journal import Journal, claiming
+from var_core.tuning.lock import GRACE_SECONDS
 from var_core.tuning.samplers import GENERATION, RANK, REPEATS, RankedSampler, rank_of
 from var_core.tuning.space import classic_defaults, parameters_of, suggest
 from var_core.tuning.trials import CLASSIC, CONFIGURED, Values

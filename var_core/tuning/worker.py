@@ -15,7 +15,8 @@ from var_core.config.tuning import TuningConfig
 from var_core.errors import VarError
 from var_core.parquet import write_table
 from var_core.progress import Progress
-from var_core.tuning.journal import GRACE_SECONDS, quiet
+from var_core.tuning.journal import quiet
+from var_core.tuning.lock import GRACE_SECONDS
 from var_core.tuning.space import CACHE_KEYS, THRESHOLDS, table_set, threshold
 from var_core.tuning.study import BEGAN_AS, SECONDS, VALUES, VIOLATION, WORKER, SharedStudy
 from var_core.tuning.trials import CONTROL, TRIALS, Evaluate
