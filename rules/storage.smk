@@ -29,6 +29,18 @@ def require_readable(prefix):
         sys.exit(1)
 
 
+if (
+    TUNED
+    and CONFIG.tuning.workers > 1
+    and workflow.storage_settings.default_storage_provider
+):
+    print(
+        "error: tuning.workers: jobs share a study through a file system, and results are kept in a storage; set "
+        "tuning.workers: 1",
+        file=sys.stderr,
+    )
+    sys.exit(1)
+
 # Once, and not again in every job.
 if (
     workflow.is_main_process

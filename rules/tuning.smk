@@ -94,8 +94,7 @@ rule tune:
     params:
         policy=POLICY_MADE,
         tuning=SEARCHED,
-        # Not one of those that rerun: jobs that share the trials give the same tables.
-        workers=lambda w, input: CONFIG.tuning.workers,
+        workers=CONFIG.tuning.workers,
         code=code_of("tune.py"),
     message:
         "Searching settings of {wildcards.model} on {wildcards.corpus}: {wildcards.study}, worker {wildcards.worker}"

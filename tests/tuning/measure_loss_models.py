@@ -37,9 +37,9 @@ def main(folder: Path) -> None:
         "misplaced weight by layer, free": lambda: left_out(misplaced, losses),
         "mean misplaced weight, replaced share": lambda: left_out(np.hstack([mean, replaced]), losses),
         "misplaced weight by layer, free, replaced share": lambda: left_out(explaining, losses),
-        "chosen: by layer, held together and not negative, replaced share": lambda: fit_loss_model(
-            explaining, losses, 1.0
-        ).error,
+        "chosen: by layer, held together and not negative, replaced share": lambda: (
+            fit_loss_model(explaining, losses, 1.0).error
+        ),
     }
     for name, error in models.items():
         print(f"| {name} | {error():.5f} |")

@@ -115,7 +115,7 @@ def go_on(study):
 
 @pytest.mark.parametrize("kills", [1, pytest.param(15, marks=pytest.mark.slow)])
 def test_of_two_workers_one_is_killed(workers, tmp_path, kills):
-    config = TuningConfig(trials=40 * min(kills, 3), seed=5)
+    config = TuningConfig(trials=40 * min(kills, 3), seed=5, workers=2)
     draw = random.Random(kills)
     other = workers.start(tmp_path, config, worker=1, pause=0.02)
     for _ in range(kills):

@@ -30,12 +30,11 @@ def row(number, learned=0.5, loss=0.5, state="complete", **other):
     return own | values | settings | other
 
 
-def written(folder, rows):
-    """Rows as their workers write them, each worker's in order."""
+def written(folder, rows, names=("search 1", "search 1")):
+    """Rows as workers write them, each what it knew at its end: the first did not see the last two."""
     files = [folder / f"{worker}.parquet" for worker in (0, 1)]
-    for worker, file in enumerate(files):
-        own = [each for each in rows if each["worker"] == worker]
-        write_table(file, pa.Table.from_pylist(own, TRIALS), {"worker": worker})
+    for file, own, name in zip(files, (rows[:-2], rows[2:] + rows[:2]), names, strict=True):
+        write_table(file, pa.Table.from_pylist(own, TRIALS), {"study_name": name})
     return files
 
 
@@ -57,18 +56,34 @@ def test_a_study_is_put_together(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "line"),
+    ("number", "names", "line"),
     [
-        ([row(number) for number in range(9)], "9 complete trials, where tuning.trials is 10"),
-        ([row(number) for number in range(11)], "11 complete trials, where tuning.trials is 10"),
-        ([row(number) for number in range(10)] + [row(4)], "trial 4 is there twice"),
-        ([row(number) for number in range(9)] + [row(9, study="random")], r"several studies \(.*\) in one"),
+        (9, ("search 1", "search 1"), "9 complete trials, where tuning.trials is 10"),
+        (10, ("search 1", "search 2"), r"of several studies \(search 1, search 2\)"),
     ],
 )
-def test_what_is_not_one_whole_study_is_one_line(tmp_path, rows, line):
+def test_what_is_not_one_whole_study_is_one_line(tmp_path, number, names, line):
     with pytest.raises(VarError, match=line) as error:
-        collect(written(tmp_path, rows), CONFIG, 1.0)
+        collect(written(tmp_path, [row(place) for place in range(number)], names), CONFIG, 1.0)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_study_that_was_longer_is_cut_to_what_it_would_have_been(tmp_path):
+    rows = [row(number, 0.9 - 0.05 * number, 0.05 * number) for number in range(14)]
+    rows[3] = row(3, state="failed")
+    short, long = tmp_path / "short", tmp_path / "long"
+    tables = []
+    for folder, own in ((short, rows[:11]), (long, rows)):
+        folder.mkdir()
+        tables.append(collect(written(folder, own), CONFIG, 1.0))
+    assert tables[1].equals(tables[0]) and tables[0]["number"].to_pylist() == list(range(11))
+
+
+def test_a_trial_that_one_worker_saw_fail_and_another_complete_is_complete(tmp_path):
+    rows = [row(number) for number in range(10)]
+    files = written(tmp_path, rows)
+    write_table(files[0], pa.Table.from_pylist([row(4, state="failed")], TRIALS), {"study_name": "search 1"})
+    assert set(collect(files, CONFIG, 1.0)["state"].to_pylist()) == {"complete"}
 
 
 @given(POINTS)
@@ -128,7 +143,7 @@ def test_a_study_in_which_nothing_differs_has_no_importances():
 def test_feasible_trials_are_counted():
     rows = [row(0, violation=-0.1), row(1, violation=0.0), row(2, violation=0.4), row(3, state="failed")]
     found = nearest_to_constraints(table_of(rows))
-    assert (found.feasible, found.nearest, found.line) == (2, None, None)
+    assert (found.feasible, found.nearest, found.line) == (1, None, None)
     assert nearest_to_constraints(table_of([row(0), row(1)])).feasible is None
 
 

@@ -41,14 +41,14 @@ def parameters(study):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_proposes_the_same_and_another_does_not(kind):
-    first, second, other = (tried(RankedSampler(kind, seed, 80), 40) for seed in (1, 1, 2))
+    first, second, other = (tried(RankedSampler(kind, seed), 40) for seed in (1, 1, 2))
     assert parameters(first) == parameters(second)
     assert all(one != two for one, two in zip(parameters(first), parameters(other), strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_two_trials_draw_the_same(kind):
-    drawn = parameters(tried(RankedSampler(kind, -5, 80), 40))
+    drawn = parameters(tried(RankedSampler(kind, -5), 40))
     assert len({str(each) for each in drawn}) == 40
 
 
@@ -56,8 +56,8 @@ def test_no_two_trials_draw_the_same(kind):
 def test_a_sampler_that_comes_anew_for_every_trial_proposes_the_same(kind):
     study = None
     for _ in range(40):
-        study = tried(RankedSampler(kind, 4, 80), 1, study)
-    assert parameters(study) == parameters(tried(RankedSampler(kind, 4, 80), 40))
+        study = tried(RankedSampler(kind, 4), 1, study)
+    assert parameters(study) == parameters(tried(RankedSampler(kind, 4), 40))
 
 
 def test_the_rank_is_the_number_without_what_was_tried_again():
@@ -72,11 +72,11 @@ def test_the_rank_is_the_number_without_what_was_tried_again():
 
 
 def test_nsga2_has_generations_and_draws_from_parents_in_order_of_number():
-    study = tried(RankedSampler("nsga2", 0, 80), 40)
+    study = tried(RankedSampler("nsga2", 0), 40)
     generations = [trial.system_attrs[OrderedNSGAIISampler._get_generation_key()] for trial in study.trials]
-    assert generations == sorted(generations) and [generations.count(each) for each in range(5)] == [8] * 5
-    parents = OrderedNSGAIISampler(population_size=8, seed=1).select_parent(study, 2)
-    assert len(parents) == 8 and parents == sorted(parents, key=lambda trial: trial.number)
+    assert generations == sorted(generations) and [generations.count(each) for each in range(2)] == [20] * 2
+    parents = OrderedNSGAIISampler(population_size=20, seed=1).select_parent(study, 1)
+    assert len(parents) == 20 and parents == sorted(parents, key=lambda trial: trial.number)
 
 
 def test_a_group_of_keys_is_drawn_as_optuna_draws_it_and_no_other():
@@ -94,7 +94,7 @@ def test_a_group_of_keys_is_drawn_as_optuna_draws_it_and_no_other():
             drawn.append(set(search_space))
             return super()._sample(study, trial, search_space)
 
-    study = tried(RankedSampler("random", 0, 80), 40)
+    study = tried(RankedSampler("random", 0), 40)
     trial = tried(Watched(1), 1, study).trials[-1]
     assert drawn and set.union(*drawn) <= trial.params.keys()
 
@@ -103,7 +103,7 @@ def test_constraints_lead_the_search_to_where_they_are_met():
     """One objective, learned share, under a limit on the loss: without the constraint, TPE would go to zero."""
 
     def search(limit):
-        study = optuna.create_study(sampler=RankedSampler("tpe", 0, 60))
+        study = optuna.create_study(sampler=RankedSampler("tpe", 0))
         for _ in range(60):
             trial = study.ask()
             values = evaluate(suggest(trial, SMALL, PolicyConfig(), LAYERS))
@@ -118,7 +118,7 @@ def test_tpe_beats_random_search_with_the_same_budget():
     """On a known front: (s, 0.2 (1 - s)²) for s of 0 to 1, the same in all layers, without a cache."""
 
     def missed(kind, seed):
-        values = np.array([trial.values for trial in tried(RankedSampler(kind, seed, 100), 100).trials])
+        values = np.array([trial.values for trial in tried(RankedSampler(kind, seed), 100).trials])
         return 0.2 - 0.2 / 3 - hypervolumes(values, (1.0, 0.2))[-1]
 
     tpe, control = ([missed(kind, seed) for seed in range(5)] for kind in ("tpe", "random"))
@@ -129,7 +129,7 @@ def test_tpe_beats_random_search_with_the_same_budget():
 
 def test_a_range_is_kept_to():
     study = tried(
-        RankedSampler("tpe", 0, 60), 30, space=SpaceConfig(predicate=("agreement",), agreement_threshold=(0.25, 0.5))
+        RankedSampler("tpe", 0), 30, space=SpaceConfig(predicate=("agreement",), agreement_threshold=(0.25, 0.5))
     )
     numbers = [
         (name, value) for trial in study.trials for name, value in trial.params.items() if name.startswith("agreement_")

@@ -15,7 +15,7 @@ from var_core.tuning.study import SharedStudy, excesses, violation
 from var_core.tuning.trials import Values
 
 pytestmark = pytest.mark.filterwarnings("ignore:The value of `grace_period`")
-CONFIG = TuningConfig(trials=10)
+CONFIG = TuningConfig(trials=10, workers=3)
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +157,14 @@ def test_a_first_trial_that_is_lost_is_still_the_first(shared):
     run(again, 2)
     assert states(again) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert attributes(again, "began_as") == ["classic", "classic", "configured"]
+
+
+def test_what_a_worker_left_that_is_no_more_is_tried_again(shared):
+    shared(2).claim()
+    shared(0, config=TuningConfig(trials=10, workers=3))
+    assert states(shared(0)) == ["RUNNING"]
+    fewer = shared(0, config=TuningConfig(trials=10, workers=2))
+    assert states(fewer) == ["FAIL", "WAITING"]
 
 
 def test_any_worker_takes_what_waits_and_leaves_alone_what_others_do(shared):

@@ -71,7 +71,8 @@ class SpaceConfig(Block):
             "entropy_threshold": classic,
         }
         of_cache = dict.fromkeys(("context_window", "time_to_live", "confidence_threshold"), cached)
-        used = thresholds | of_cache
+        # The classic predicate goes by token ids alone.
+        used = thresholds | of_cache | {"tables": "agreement" in self.predicate}
         values = dict(self) | {"tables": self.table_sets(policy)}
         found = [name for name, value in values.items() if len(set(value)) > 1 and used.get(name, True)]
         # One threshold or one for each layer is a choice only where there are different ones.

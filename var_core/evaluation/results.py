@@ -145,6 +145,10 @@ class Clusters:
         """Sums over the sequences of each cluster; sequences are the first axis."""
         return sums_by(self._cluster, values)
 
+    def resampled(self, values: NDArray[Any]) -> Floats:
+        """Sums of sequences' values, [S], in each resample, [B]."""
+        return np.asarray(self._weights @ self.sums(np.asarray(values, dtype=np.float64)))
+
     def scores(self, scores: SequenceScores) -> SequenceScores:
         """Losses of clusters."""
         sums, predicted = self.sums(scores.nll_sum), self.sums(scores.predicted.astype(np.float64))

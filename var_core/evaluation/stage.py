@@ -234,7 +234,7 @@ def arm_policy(arm: str, policy: Policy, sources: Sources) -> tuple[PolicyTables
     if arm == names.TABLES_ONLY:
         return tables, replace(settings, cache=None)
     if arm == names.CLASSIC:
-        classic = configured.model_copy(update={"predicate": "classic"})
+        classic = configured.model_copy(update={"predicate": "classic", "by_layer": LayerThresholds()})
         return choose_rows(tables, classic, sources.recorded), settings_of(classic)
     if arm == names.CONFIGURED:
         own = calibrated_tables(sources.recorded, configured)

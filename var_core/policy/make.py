@@ -219,7 +219,7 @@ def choose_by(
     VarError
         If there is not a threshold for each layer where there are several.
     """
-    limits = {name: _threshold(config, name, len(tables.experts)) for name in type(config.by_layer).model_fields}
+    limits = thresholds_of(config, len(tables.experts))
     if config.predicate == "agreement":
         chosen = take_agreeing(tables, limits["agreement_threshold"])
     else:
@@ -228,13 +228,23 @@ def choose_by(
     return take_listed(chosen, config.static_tokens) if config.static_tokens else chosen
 
 
-def _threshold(config: PolicyConfig, name: str, layers: int) -> Any:
-    several = getattr(config.by_layer, name)
-    if several and len(several) != layers:
-        raise VarError(
-            f"policy.by_layer.{name}: has {len(several)} numbers, the model has {layers} MoE layers; give one for each"
-        )
-    return several or getattr(config, name)
+def thresholds_of(config: PolicyConfig, layers: int) -> dict[str, Any]:
+    """Thresholds by their names: one for all layers, or one for each.
+
+    Raises
+    ------
+    VarError
+        If there are several, and not one for each layer.
+    """
+    found = {}
+    for name, several in config.by_layer:
+        if several and len(several) != layers:
+            raise VarError(
+                f"policy.by_layer.{name}: has {len(several)} numbers, the model has {layers} MoE layers; give one for "
+                "each"
+            )
+        found[name] = several or getattr(config, name)
+    return found
 
 
 def mean_entropies(
@@ -253,7 +263,8 @@ def mean_entropies(
         table = table.filter(pc.is_in(table["domain"], pa.array(sorted(domains))))
     if table["router_entropy_mean"].null_count:
         raise VarError(
-            f"{statistics}: logits were not recorded, so there is no router entropy; set policy.predicate: agreement"
+            f"{statistics}: logits were not recorded, so there is no router entropy; set policy.predicate: agreement "
+            "and tuning.space.predicate: [agreement]"
         )
     layer, token, n = (table[name].to_numpy().astype(np.int64) for name in ("layer", "token_id", "n"))
     cell = layer * vocabulary + token

@@ -38,7 +38,8 @@ class LossModel:
     plain : float
         Loss of the plain model, nats a token.
     error : float
-        Root mean square error of predicting each probe from the others, nats a token.
+        Root mean square error of predicting each probe from the others, which also chose how strongly the layers'
+        coefficients are held together; nats a token.
     spread : float
         Root mean square of the probes' losses, which is the error of predicting zero.
     probes : int
@@ -85,11 +86,19 @@ def fit_loss_model(explaining: Floats, differences: Floats, plain: float) -> Los
     plain : float
         Loss of the plain model.
     """
+    *misplaced, replaced = _fit(explaining, differences)
+    misses = []
+    for place in range(len(differences)):
+        kept = np.arange(len(differences)) != place
+        misses.append(explaining[place] @ _fit(explaining[kept], differences[kept]) - differences[place])
+    error, spread = (float(np.sqrt(np.mean(np.square(each)))) for each in (misses, differences))
+    return LossModel(tuple(map(float, misplaced)), float(replaced), plain, error, spread, len(differences))
+
+
+def _fit(explaining: Floats, differences: Floats) -> Floats:
+    """Coefficients, held together as strongly as predicts left-out probes best."""
     errors = [_left_out_error(explaining, differences, strength) for strength in _STRENGTHS]
-    best = int(np.argmin(errors))
-    *misplaced, replaced = _solve(explaining, differences, _STRENGTHS[best])
-    spread = float(np.sqrt((differences**2).mean()))
-    return LossModel(tuple(map(float, misplaced)), float(replaced), plain, errors[best], spread, len(differences))
+    return _solve(explaining, differences, _STRENGTHS[int(np.argmin(errors))])
 
 
 def _solve(explaining: Floats, differences: Floats, strength: float) -> Floats:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from var_core.config.policy import LayerThresholds, PolicyCacheConfig, PolicyConfig
-from var_core.config.tuning import TABLES_OF
+from var_core.config.tuning import TABLES_OF, TuningConfig
 from var_core.evaluation.arms import run_plain, run_policy
 from var_core.evaluation.names import PLAIN
 from var_core.evaluation.results import ArmResult
@@ -19,6 +19,7 @@ from var_core.evaluation.stage import Sources, losses_table, ways_table
 from var_core.files import write_json
 from var_core.parquet import read_provenance, read_table, write_table
 from var_core.progress import Progress
+from var_core.tuning.results import knee
 from var_core.tuning.stage import Search, policy_of
 from var_core.tuning.trials import CLASSIC, CONFIGURED, SEARCH
 
@@ -57,26 +58,47 @@ class Point:
         return cls(**{**record, "policy": PolicyConfig.model_validate(record["policy"])})
 
 
-def points_of(trials: pa.Table, configured: PolicyConfig, most: int, knee: int) -> list[Point]:
-    """Choose points of the search's front that lie far from each other, and the trials that it began with.
+def points_of(trials: pa.Table, configured: PolicyConfig, config: TuningConfig) -> list[Point]:
+    """Choose points of the search to measure, and the trials that it began with.
+
+    With two objectives, points of the front that lie far from each other: its ends and its knee, and those of the part
+    that meets the constraints, come first. With one, the trials that are best in it of those that meet the constraints,
+    or that miss them least.
 
     Parameters
     ----------
     trials : pyarrow.Table
         Of schema :data:`var_core.tuning.trials.TRIALS`.
     configured : PolicyConfig
-    most : int
-        Points of the front at most; its ends, and its knee, come first.
-    knee : int
-        Its knee by the estimates, as a place on the front with the fewest learned decisions first.
+    config : TuningConfig
     """
-    own = trials.filter((pc.field("study") == SEARCH) & (pc.field("state") == "complete"))
-    front = own.filter(pc.field("on_front")).sort_by("learned_share").to_pylist()
-    places = np.array([[row["learned_share"], row["loss_difference"]] for row in front])
-    chosen = spread_over(places, most, (knee, 0, len(front) - 1))
-    points = [_point(f"{FRONT_POINT}{number}", front[place], configured) for number, place in enumerate(chosen)]
-    begun = {row["began_as"]: row for row in own.to_pylist() if row["began_as"]}
+    own = trials.filter((pc.field("study") == SEARCH) & (pc.field("state") == "complete")).to_pylist()
+    rows = _best_of(own, config) if len(config.objectives) == 1 else _of_front(own, config)
+    points = [_point(f"{FRONT_POINT}{number}", row, configured) for number, row in enumerate(rows)]
+    begun = {row["began_as"]: row for row in own if row["began_as"]}
     return points + [_point(name, begun[name], configured) for name in (CONFIGURED, CLASSIC) if name in begun]
+
+
+def _of_front(rows: Sequence[dict[str, Any]], config: TuningConfig) -> list[dict[str, Any]]:
+    front = sorted((row for row in rows if row["on_front"]), key=lambda row: float(row["learned_share"]))
+    places = np.array([[row["learned_share"], row["loss_difference"]] for row in front])
+    meeting = np.array([place for place, row in enumerate(front) if _missed(row) < 0], dtype=np.int64)
+    first = [knee(places), 0, len(front) - 1]
+    if len(meeting):
+        first = [knee(places, meeting), int(meeting[-1]), int(meeting[0]), *first]
+    return [front[place] for place in spread_over(places, config.front_points, first)]
+
+
+def _best_of(rows: Sequence[dict[str, Any]], config: TuningConfig) -> list[dict[str, Any]]:
+    (objective,) = config.objectives
+    distinct = {tuple(row[name] for name in _SCORES): row for row in reversed(rows)}
+    best = sorted(distinct.values(), key=lambda row: (max(_missed(row), 0.0), float(row[objective])))
+    return sorted(best[: config.front_points], key=lambda row: float(row["learned_share"]))
+
+
+def _missed(row: Mapping[str, Any]) -> float:
+    """By how much a trial misses the constraints; less than 0 where it meets them, or there are none."""
+    return -1.0 if row["violation"] is None else float(row["violation"])
 
 
 def _point(name: str, row: Mapping[str, Any], configured: PolicyConfig) -> Point:
@@ -98,7 +120,7 @@ def policy_of_row(row: Mapping[str, Any], configured: PolicyConfig) -> PolicyCon
     for name in _THRESHOLDS:
         if row[name] is None:
             continue
-        if row["thresholds"] == "by_layer":
+        if len(row[name]) > 1:
             several[name] = tuple(row[name])
         else:
             changed[name] = row[name][0]

@@ -66,9 +66,14 @@ class Sums:
         replaced = self.values[:, :, Way.LEARNED + 1 :].sum(axis=(0, 1, 2))
         return float(replaced[1 + score] / replaced[0]) if replaced[0] else float("nan")
 
-    def misplaced(self) -> NDArray[np.float64]:
-        """Share of the router's weights that is misplaced at each layer, over all decisions, [S, L]."""
-        return np.asarray(self.values[..., 3].sum(axis=2) / self.decisions.sum(axis=2))
+    @property
+    def misplaced(self) -> float:
+        """Share of the router's weights that is misplaced, over all decisions."""
+        return float(self.values[..., 3].sum() / self.decisions.sum())
+
+    def of(self, sequences: NDArray[np.bool_]) -> "Sums":
+        """Those of some sequences."""
+        return Sums(self.values[sequences])
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,10 @@ class PreparedTrace:
     def _cache(self, settings: PolicySettings) -> _CacheOf:
         assert settings.cache is not None
         if not self._confidence:
-            raise VarError(f"{self._source}: the trace has no confidence; a policy with a cache needs it")
+            raise VarError(
+                f"{self._source}: the trace has no confidence; a policy with a cache needs it, so set "
+                "policy.cache.capacity: 0 and tuning.space.capacity: [0]"
+            )
         # No sequence has more contexts than tokens, so that larger caches find the same.
         limits, length = settings.cache.limits, self._counts.shape[1]
         least = CacheLimits(limits.context_window, min(limits.capacity, length), min(limits.time_to_live, length))

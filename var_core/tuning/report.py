@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import spearmanr
 
 from var_core.config.policy import EvaluationConfig
 from var_core.config.tuning import TuningConfig
@@ -60,7 +59,7 @@ def report_tuning(folder: Path, evaluation_folder: Path, evaluation: EvaluationC
     found = {
         "chosen": chosen,
         "loss_model": model,
-        "trust": trust(front),
+        "trust": chosen["trust"],
         "optimism": optimism(front, rows),
         "differences": [vars(each) for each in differences(shown[1], shown[2:], evaluation)],
         "hypervolume": {study: _last_hypervolume(trials, study) for study in (SEARCH, CONTROL)},
@@ -95,22 +94,6 @@ def sentence(found: Mapping[str, Any], trials: pa.Table, rows: Sequence[Row]) ->
     if correlation is not None:
         said.append(f"estimated and measured losses of {own['points']} policies correlate in rank by {correlation:.2f}")
     return "; ".join(said)
-
-
-def trust(front: pa.Table) -> dict[str, Any]:
-    """How measured losses follow the estimated ones, over the measured points: rank correlation and error."""
-    own = front.filter(pc.field("measure") == "loss_difference").to_pylist()
-    # A trial that is measured under two names counts once.
-    own = list({row["trial"]: row for row in own}.values())
-    pairs = np.array([[row["estimated"], row["measured"]] for row in own if row["estimated"] is not None])
-    several = len(pairs) >= 3 and all(len(np.unique(column)) > 1 for column in pairs.T)
-    correlation = spearmanr(*pairs.T) if several else None
-    return {
-        "points": len(pairs),
-        "spearman": None if correlation is None else float(correlation.statistic),
-        "p_value": None if correlation is None else float(correlation.pvalue),
-        "error": float(np.sqrt(((pairs[:, 1] - pairs[:, 0]) ** 2).mean())) if len(pairs) else None,
-    }
 
 
 def optimism(front: pa.Table, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -207,9 +190,10 @@ def _front_lines(front: pa.Table) -> list[str]:
 
 def _trust_lines(found: Mapping[str, Any]) -> list[str]:
     own, model = found["trust"], found["loss_model"]
-    rank = "not to be had" if own["spearman"] is None else f"{own['spearman']:.2f} (p {own['p_value']:.3f})"
+    rank = "not to be had" if own["spearman"] is None else f"{own['spearman']:.2f} {_ends(own['low'], own['high'])}"
     return [
-        f"Spearman's rank correlation of estimated with measured loss over {own['points']} points: {rank}",
+        f"Spearman's rank correlation of estimated with measured loss over {own['points']} points, which were spread "
+        f"over the front on purpose: {rank}",
         f"root mean square error of the estimates there: {own['error']:.4f} nats a token",
         f"model of the loss: error on left-out probes {model['error']:.4f} of {model['spread']:.4f} nats a token "
         f"({model['probes']} probes)",
@@ -219,6 +203,8 @@ def _trust_lines(found: Mapping[str, Any]) -> list[str]:
 def _chosen_lines(found: Mapping[str, Any]) -> list[str]:
     chosen = found["chosen"]
     lines = [f"{chosen['name']}, trial {chosen['trial']}: {chosen['rule']}"]
+    if chosen["chosen_again"] is not None:
+        lines.append(f"chosen again in {chosen['chosen_again']:.0%} of resamples of the tuning split's clusters")
     lines.append(f"{'measure':<34}{'estimated':>10}{'tuning':>10}{'test':>10}  interval on test")
     for each in found["optimism"]:
         estimated = "" if each["estimated"] is None else f"{each['estimated']:.4f}"

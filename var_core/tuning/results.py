@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from var_core.config.tuning import TuningConfig
 from var_core.errors import VarError
-from var_core.parquet import read_table
+from var_core.parquet import read_provenance, read_table
 from var_core.tuning.journal import quiet
 from var_core.tuning.trials import IMPORTANCES, TRIALS
 
@@ -56,21 +56,21 @@ def collect(files: Sequence[Path], config: TuningConfig, worst_loss: float) -> p
     VarError
         If there are fewer or more complete trials than the budget, or a trial is there twice.
     """
-    tables = [read_table(file, TRIALS.names) for file in files]
-    table = pa.concat_tables([each.replace_schema_metadata() for each in tables]).sort_by("number")
     folder = ", ".join(sorted({str(file.parent) for file in files}))
-    studies = pc.unique(table["study"]).to_pylist()
+    studies = {read_provenance(file).get("study_name") for file in files}
     if len(studies) > 1:
-        raise VarError(f"{folder}: trials of several studies ({', '.join(studies)}) in one; give one study's files")
-    numbers, times = np.unique(table["number"].to_numpy(), return_counts=True)
-    if (times > 1).any():
-        raise VarError(f"{folder}: trial {numbers[times > 1][0]} is there twice; run the study's workers again")
+        names = ", ".join(sorted(map(str, studies)))
+        raise VarError(f"{folder}: trials of several studies ({names}); delete the files and run the workers again")
+    table = _distinct([read_table(file, TRIALS.names) for file in files])
     complete = _complete(table)
-    if complete.sum() != config.trials:
+    if complete.sum() < config.trials:
         raise VarError(
             f"{folder}: {complete.sum()} complete trials, where tuning.trials is {config.trials}; run the study's "
             "workers again"
         )
+    # A study that was longer before is cut to what it would have been.
+    table = table.slice(0, int(np.flatnonzero(complete)[config.trials - 1]) + 1)
+    complete = _complete(table)
     points = _points(table)
     on_front = np.zeros(len(points), dtype=bool)
     on_front[complete] = front(points[complete])
@@ -80,6 +80,15 @@ def collect(files: Sequence[Path], config: TuningConfig, worst_loss: float) -> p
         place = TRIALS.get_field_index(name)
         table = table.set_column(place, TRIALS.field(name), pa.array(values, TRIALS.field(name).type))
     return table.cast(TRIALS)
+
+
+def _distinct(tables: Sequence[pa.Table]) -> pa.Table:
+    """Trials in order of number; each worker wrote what it knew of all, and a complete trial does not change."""
+    table = pa.concat_tables([each.replace_schema_metadata() for each in tables])
+    table = table.append_column("unfinished", pa.array(~_complete(table)))
+    table = table.sort_by([("number", "ascending"), ("unfinished", "ascending")]).drop_columns(["unfinished"])
+    first = np.unique(table["number"].to_numpy(), return_index=True)[1]
+    return table.take(first)
 
 
 def front(points: Points) -> npt.NDArray[np.bool_]:
@@ -163,7 +172,7 @@ def nearest_to_constraints(table: pa.Table) -> Feasibility:
     violations = [(row["violation"], row["number"], row) for row in table.to_pylist() if row["violation"] is not None]
     if not violations:
         return Feasibility(None)
-    feasible = sum(violation <= 0 for violation, _, _ in violations)
+    feasible = sum(violation < 0 for violation, _, _ in violations)
     if feasible:
         return Feasibility(feasible)
     violation, number, row = min(violations, key=lambda each: each[:2])
@@ -175,19 +184,20 @@ def nearest_to_constraints(table: pa.Table) -> Feasibility:
     return Feasibility(0, number, line)
 
 
-def knee(points: Points) -> int:
+def knee(points: Points, among: npt.NDArray[np.int64] | None = None) -> int:
     """The point of a front from which on less of one costs much of the other.
 
     Both axes are scaled to [0, 1] between the ends of the front; the knee is the point that is farthest below the
     straight line through the ends. With fewer than three points, or none below the line, it is the point with the least
-    sum of the scaled axes, of equal ones the first.
+    sum of the scaled axes, of equal ones the first. `among`: numbers of the points that may be it; all are ends.
     """
     if not len(points):
         raise ValueError("a front without points has no knee")
     least, greatest = points.min(axis=0), points.max(axis=0)
     scaled = (points - least) / np.where(greatest > least, greatest - least, 1.0)
     # The line through (0, 1) and (1, 0): the distance from it is that of the sum from 1.
-    return int(np.argmin(np.round(scaled.sum(axis=1), 12)))
+    places = np.arange(len(points)) if among is None else among
+    return int(places[np.argmin(np.round(scaled.sum(axis=1), 12)[places])])
 
 
 def _complete(table: pa.Table) -> npt.NDArray[np.bool_]:

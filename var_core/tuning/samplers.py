@@ -14,8 +14,7 @@ from var_core.config.tuning import Sampler
 REPEATS, RANK = "repeats", "rank"
 """Attributes of a trial that is tried again: the number of the trial that it repeats, and that one's rank."""
 _STARTUP_TRIALS = 10
-_TRIALS_PER_GENERATION = 10
-_SMALLEST, _LARGEST = 8, 50
+_POPULATION = 20
 
 
 def rank_of(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
@@ -84,12 +83,10 @@ class RankedSampler(BaseSampler):
         Tree-structured Parzen estimators, multivariate, in groups of keys that are used together; NSGA-II; or random.
     seed : int
         Seed of the study.
-    trials : int
-        Trials of the study: NSGA-II's population is a tenth of them, of 8 to 50.
     """
 
-    def __init__(self, kind: Sampler, seed: int, trials: int) -> None:
-        self._kind, self._seed, self._trials = kind, seed, trials
+    def __init__(self, kind: Sampler, seed: int) -> None:
+        self._kind, self._seed = kind, seed
         self._sampler: BaseSampler | None = None
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -124,6 +121,5 @@ class RankedSampler(BaseSampler):
         if self._kind == "tpe":
             return LazyTPESampler(seed)
         if self._kind == "nsga2":
-            size = min(max(self._trials // _TRIALS_PER_GENERATION, _SMALLEST), _LARGEST)
-            return OrderedNSGAIISampler(seed=seed, population_size=size)
+            return OrderedNSGAIISampler(seed=seed, population_size=_POPULATION)
         return RandomSampler(seed=seed)

@@ -5,17 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from var_core.config.tuning import TuningConfig
 from var_core.evaluation.stage import Sources
 from var_core.files import digest_of, file_digest, read_json
 from var_core.parquet import read_provenance, read_table, write_table
+from var_core.policy.make import thresholds_of
 from var_core.tuning.names import CONTROL, SEARCH
 from var_core.tuning.points import measure_points, points_of
-from var_core.tuning.results import collect, importances, knee, nearest_to_constraints
+from var_core.tuning.results import collect, importances, nearest_to_constraints
 from var_core.tuning.stage import Search, evaluation_of, read_loss_model
 from var_core.tuning.worker import run_worker
 
@@ -46,6 +45,7 @@ def run_search(search: Search, study: str, worker: int, loss_model: Path, output
     code : str
         Digest of the stage's code.
     """
+    thresholds_of(search.policy, len(search.recorded.layout))
     config = search.config
     if study == CONTROL:
         config = config.model_copy(update={"sampler": "random"})
@@ -104,9 +104,6 @@ def collect_trials(
 
 def measure_front(search: Search, sources: Sources, trials: Path, output: Path, code: str) -> None:
     """Run the model with points of the front on the tuning split; see :func:`var_core.tuning.points.measure_points`."""
-    table = read_table(trials)
-    front = table.filter((pc.field("study") == SEARCH) & (pc.field("on_front"))).sort_by("learned_share")
-    places = np.stack([front[name].to_numpy() for name in ("learned_share", "loss_difference")], axis=1)
-    points = points_of(table, search.policy, search.config.front_points, knee(places))
+    points = points_of(read_table(trials), search.policy, search.config)
     on_tuning = replace(sources, config=evaluation_of(sources.config, search.config))
     measure_points(search, on_tuning, points, output, code)

@@ -50,7 +50,9 @@ def suggest(trial: Trial, space: SpaceConfig, configured: PolicyConfig, layers: 
         Layers with a router: parameters of thresholds by layer are called ``agreement_threshold_0`` and so on.
     """
     predicate: Predicate = _choice(trial, "predicate", space.predicate)
-    tables: TableSet = _choice(trial, "tables", space.table_sets(configured))
+    tables: TableSet = table_set(configured)
+    if predicate == "agreement":
+        tables = _choice(trial, "tables", space.table_sets(configured))
     weights = _choice(trial, "weights", space.weights)
     capacity = _choice(trial, "capacity", space.capacity)
     settings: dict[str, Any] = {"predicate": predicate, "tables": TABLES_OF[tables], "weights": weights}
@@ -70,7 +72,7 @@ def parameters_of(
     try:
         found = suggest(reader, space, configured, layers)
     except _NotHeldError as reason:
-        _LOGGER.info("tuning.space: does not hold the policy with predicate %s: %s", policy.predicate, reason)
+        _LOGGER.warning("tuning.space: does not hold the policy with predicate %s: %s", policy.predicate, reason)
         return None
     wanted, given = _effect(policy, layers), _effect(found, layers)
     different = [name for name in wanted if wanted[name] != given.get(name)]

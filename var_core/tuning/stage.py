@@ -16,9 +16,18 @@ from var_core.evaluation.stage import Sources
 from var_core.evaluation.text import Text
 from var_core.files import digest_of, read_json, write_json
 from var_core.hypotheses.resampling import MINIMUM_CLUSTERS
-from var_core.policy.make import Recorded, calibrated_tables, choose_by, mean_entropies, save_calibrated, settings_of
+from var_core.policy.make import (
+    Recorded,
+    calibrated_tables,
+    choose_by,
+    mean_entropies,
+    save_calibrated,
+    settings_of,
+    thresholds_of,
+)
 from var_core.policy.store import Policy
 from var_core.policy.tables import PolicyTables
+from var_core.policy.ways import Way
 from var_core.progress import Progress
 from var_core.tuning.loss_model import LossModel, features, fit_loss_model, probe_policies
 from var_core.tuning.prepared import PreparedTrace
@@ -96,7 +105,7 @@ class Search:
                 relative_loss=difference / model.plain,
                 set_agreement=sums.of_replaced(SAME),
                 recall_at_k=sums.of_replaced(RECALL),
-                misplaced=float(sums.misplaced().mean()),
+                misplaced=sums.misplaced,
             )
 
         return evaluate
@@ -127,8 +136,8 @@ def check_clusters(text: Text, split: str, confidence: float | None) -> None:
     if confidence is not None and clusters < MINIMUM_CLUSTERS:
         raise VarError(
             f"tuning.confidence: the {split} split has {len(text)} sequences in {clusters} clusters of documents, "
-            f"intervals need {MINIMUM_CLUSTERS}; give the split more text (corpora.<name>.splits.{split}), or set "
-            "tuning.confidence: null for none"
+            f"intervals need {MINIMUM_CLUSTERS}; give the split more text (corpora.<name>.splits.{split}), raise "
+            "tuning.max_sequences if that is what limits it, or set tuning.confidence: null for none"
         )
 
 
@@ -144,6 +153,7 @@ def fit_by_probes(search: Search, calibration: Sources, tuning: Sources, output:
         JSON file.
     """
     config = search.config
+    thresholds_of(search.policy, len(search.recorded.layout))
     check_clusters(tuning.text(most=config.max_sequences), "tuning", config.confidence)
     text = calibration.text(most=config.probe_sequences)
     name = [each for each in TABLES_OF if each in search.sets][-1]
@@ -155,12 +165,15 @@ def fit_by_probes(search: Search, calibration: Sources, tuning: Sources, output:
         subject = calibration.subject(policies[0], live="live" in config.space.weights)
         plain = run_plain(subject, text, progress.advance).scores
         for own, policy in zip(drawn, policies, strict=True):
-            scores = run_policy(subject, text, policy.tables, policy.settings, progress.advance).scores
-            difference = (scores.nll_sum - plain.nll_sum).sum() / plain.predicted.sum()
-            sums = trace.replay(name, policy.tables.usable, policy.settings)
+            run = run_policy(subject, text, policy.tables, policy.settings, progress.advance)
+            difference = (run.scores.nll_sum - plain.nll_sum).sum() / plain.predicted.sum()
+            # Of the same sequences, or what is different about the others would be taken for a miss of the model.
+            sums = trace.replay(name, policy.tables.usable, policy.settings).of(np.isin(trace.sequence, text.sequence))
             explaining.append(features(sums))
             differences.append(float(difference))
-            settings.append({"learned_share": sums.learned_share, "policy": own.model_dump(mode="json")})
+            live = None if run.ways is None else float(run.ways.shares[Way.LEARNED])
+            shares = {"learned_share": sums.learned_share, "learned_share_live": live}
+            settings.append({**shares, "policy": own.model_dump(mode="json")})
     loss = plain.nll_sum.sum() / plain.predicted.sum()
     model = fit_loss_model(np.stack(explaining), np.array(differences), float(loss))
     _LOGGER.info(

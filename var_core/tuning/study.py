@@ -65,9 +65,13 @@ class SharedStudy:
         with claiming(path, grace_seconds):
             self._study = optuna.create_study(
                 study_name=name, storage=self._journal, directions=["minimize"] * len(config.objectives),
-                sampler=RankedSampler(sampler, config.seed, config.trials), load_if_exists=True,
+                sampler=RankedSampler(sampler, config.seed), load_if_exists=True,
             )  # fmt: skip
             self._try_again_those_of(worker)
+            # Those that the configuration does not have any more are not started again.
+            for other in {trial.user_attrs.get(WORKER) for trial in self.trials()}:
+                if other is not None and other >= config.workers and other != worker:
+                    self._try_again_those_of(other)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials so far, in order of number; not to be changed."""
@@ -163,7 +167,7 @@ class SharedStudy:
 
 
 def excesses(values: Values, config: TuningConfig) -> dict[str, float]:
-    """By how much each constraint is missed, as a share of it; 0 or less where it is met."""
+    """By how much each constraint is missed, as a share of it; less than 0 where it is met."""
     limits = {"learned_share": config.max_learned_share, "relative_loss": config.max_relative_loss}
     return {name: getattr(values, name) / limit - 1 for name, limit in limits.items() if limit is not None}
 

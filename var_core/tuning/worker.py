@@ -1,4 +1,4 @@
-"""A worker of a study: tries settings until the study's budget is spent, then writes down its own trials."""
+"""A worker of a study: tries settings until the study's budget is spent, then writes down the trials."""
 
 import time
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from var_core.tuning.space import CACHE_KEYS, THRESHOLDS, table_set, threshold
 from var_core.tuning.study import BEGAN_AS, SECONDS, VALUES, VIOLATION, WORKER, SharedStudy
 from var_core.tuning.trials import CONTROL, TRIALS, Evaluate
 
+_FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
 _STALE_SECONDS, _WAIT_SECONDS = 60.0, 90.0
 """A worker on another machine is taken for dead after so long without a sign of life; its successor waits for it."""
 
@@ -29,7 +30,7 @@ def run_worker(
     journal: Path, study_name: str, worker: int, config: TuningConfig, policy: PolicyConfig, layers: int,
     evaluate: Evaluate, output: Path, *, study: str, provenance: dict[str, Any], grace_seconds: int = GRACE_SECONDS,
 ) -> None:  # fmt: skip
-    """Try settings until the study has as many trials as it may have, then write this worker's to `output`.
+    """Try settings until the study has as many trials as it may have, then write those that are finished to `output`.
 
     Parameters
     ----------
@@ -48,8 +49,9 @@ def run_worker(
     evaluate : Evaluate
         Replays a policy.
     output : Path
-        The worker's own trials, with the columns of ``TRIALS``: those that its settings were known of. What takes the
-        whole study, ``on_front`` and ``hypervolume``, is for :func:`var_core.tuning.results.collect`.
+        The study's finished trials as this worker knows them at its end, with the columns of ``TRIALS``: those that
+        settings were known of. What takes the whole study, ``on_front`` and ``hypervolume``, is for
+        :func:`var_core.tuning.results.collect`.
     study : str
         ``SEARCH``, or ``CONTROL``, which samples at random.
     provenance : dict
@@ -80,7 +82,8 @@ def run_worker(
                 if others:
                     done += others
                     progress.found_done(others)
-        rows = [_row(study, trial, shared) for trial in shared.trials() if trial.user_attrs.get(WORKER) == worker]
+        finished = [trial for trial in shared.trials() if trial.state in _FINISHED and WORKER in trial.user_attrs]
+        rows = [_row(study, trial, shared) for trial in finished]
         table = pa.Table.from_pylist([row for row in rows if row is not None], TRIALS)
         write_table(output, table, provenance)
 
