@@ -15,11 +15,15 @@ from var_core.benchmarks.dry_run import dry_run_section
 from var_core.benchmarks.memory import memory_section
 from var_core.benchmarks.merging import merging_section
 from var_core.benchmarks.random_model import STATE_BYTES, device_subject
+from var_core.benchmarks.tuning import tuning_section
+from var_core.benchmarks.tuning_run import TunedRun
+from var_core.benchmarks.tuning_studies import samplers_section, workers_section
 from var_core.errors import VarError
 from var_core.files import read_json
 
 _OUTPUT = Path("results/benchmarks/capture.json")
 _GPU = "gpu_"
+_OF_TUNING = ("tuning-trials", "tuning-samplers", "tuning-workers")
 
 
 def main(arguments: list[str]) -> int:
@@ -44,17 +48,20 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m var_core.benchmarks", description=__doc__)
-    commands = ("all", "capture", "accumulator", "memory", "merging", "dry-run", "policy", "record", "render", "check")
-    parser.add_argument("command", choices=commands)
+    measured = ("all", "capture", "accumulator", "memory", "merging", "dry-run", "policy", "tuning", *_OF_TUNING)
+    parser.add_argument("command", choices=(*measured, "record", "render", "check"))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of capture and policy")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder with the demo model, if there")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of a run's results")
+    parser.add_argument("--model", default="demo-moe", help="of the finished run that tuning is measured on")
+    parser.add_argument("--corpus", default="python-stdlib", help="of the same")
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="JSON file")
     return parser
 
 
 def _sections(options: argparse.Namespace) -> Iterator[Section]:
     """Run what is asked for, one after another; what is done is written before the next begins."""
+    tuned = TunedRun(options.results, options.model, options.corpus)
     steps: dict[str, list[Callable[[], Section]]] = {
         "capture": [lambda: capture_section(options.results, options.rounds)],
         "accumulator": [lambda: accumulator_section(options.rounds)],
@@ -63,7 +70,12 @@ def _sections(options: argparse.Namespace) -> Iterator[Section]:
         "merging": [merging_section],
         "dry-run": [dry_run_section],
         "policy": [lambda: policy.policy_section(options.results, options.rounds)],
+        # On a run that is finished, and in minutes: only when asked for.
+        "tuning-trials": [lambda: tuning_section(tuned, options.rounds)],
+        "tuning-samplers": [lambda: samplers_section(tuned)],
+        "tuning-workers": [lambda: workers_section(tuned)],
     }
+    steps["tuning"] = [step for name in _OF_TUNING for step in steps[name]]
     on_gpu: dict[str, list[Callable[[], Section]]] = {
         "capture": [lambda: _gpu_section(options.rounds)],
         "policy": [lambda: _gpu_policy_section(options.rounds)],

@@ -67,4 +67,4 @@ def in_own_process(module: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def respond(answer: dict[str, Any]) -> None:
     """Print the JSON that :func:`in_own_process` reads."""
-    print(json.dumps(answer))
+    print(json.dumps(answer), flush=True)
