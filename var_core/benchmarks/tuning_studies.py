@@ -26,7 +26,7 @@ SEEDS = 5
 AT = (25, 50, 100, 150, 200)
 """Trials after which the hypervolume is told; a study has as many as the last."""
 WORKERS = (1, 2, 3, 4)
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 def samplers_section(run: TunedRun, seeds: int = SEEDS, at: Sequence[int] = AT) -> Section:
@@ -99,8 +99,8 @@ def workers_section(
     for number in map(str, numbers):
         figures[f"tuning_workers_{number}_rate"] = times.rate(number, trials, "trials a second")
         if number != first:
-            # One worker's time over that of several is how many times faster several are.
-            figures[f"tuning_workers_{number}_speedup"] = times.ratio(first, number)
+            faster = [own / theirs for own, theirs in zip(seconds[first], seconds[number], strict=True)]
+            figures[f"tuning_workers_{number}_over_{first}"] = figure(faster, "times as fast", f"workers: {first}")
     about = run.about() | {"workers": list(numbers), "trials": trials, "studies": rounds}
     return _section("tuning_workers", about, figures)
 
