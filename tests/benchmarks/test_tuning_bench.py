@@ -107,7 +107,7 @@ def test_parts_of_a_trace_are_whole_sequences_and_repeats_are_decided_the_same(r
     assert own.sequence.tolist() == list(range(4 * SEQUENCES))
 
 
-def test_trials_are_timed_alone_in_studies_by_length_and_beside_a_plain_replay(run):
+def test_trials_are_timed_alone_in_studies_by_length_and_beside_a_plain_replay(run, tmp_path):
     threads = torch.get_num_threads()
     section = tuning.tuning_section(run, rounds=2, trials=10, passes=2)
     assert section.environment["threads"] == 1 and torch.get_num_threads() == threads
@@ -124,6 +124,9 @@ def test_trials_are_timed_alone_in_studies_by_length_and_beside_a_plain_replay(r
         assert own.minimum <= low <= own.median <= high <= own.maximum
     assert about["lengths"]["fourfold"] == 32 * about["lengths"]["eighth"]
     assert about["fit"]["r_squared"] <= 1
+    text = _page(tmp_path, [section])
+    assert len([row for row in text.splitlines() if row.split(" | ")[0][2:] in PARTS]) == len(PARTS)
+    assert "### Trials of a search" in text and "### Samplers" not in text and "### Workers" not in text
 
 
 def test_a_prepared_replay_that_decides_otherwise_is_not_timed(run, monkeypatch):
