@@ -122,10 +122,11 @@ def test_trials_are_timed_alone_in_studies_by_length_and_beside_a_plain_replay(r
         low, high = about[f"{key}_quartiles"]
         own = section.figures[figure]
         assert own.minimum <= low <= own.median <= high <= own.maximum
-    assert about["lengths"]["fourfold"] == 32 * about["lengths"]["eighth"]
+    assert [name for name, _ in about["lengths"]] == list(PARTS)
+    assert about["lengths"][-1][1] == 32 * about["lengths"][0][1]
     assert about["fit"]["r_squared"] <= 1
     text = _page(tmp_path, [section])
-    assert len([row for row in text.splitlines() if row.split(" | ")[0][2:] in PARTS]) == len(PARTS)
+    assert [name for row in text.splitlines() if (name := row.split(" | ")[0][2:]) in PARTS] == list(PARTS)
     assert "### Trials of a search" in text and "### Samplers" not in text and "### Workers" not in text
 
 

@@ -88,7 +88,7 @@ def _replays(run: TunedRun, passes: int) -> _Part:
             seconds[number, place] = time.perf_counter() - start
     millions = run.decisions / _MILLION
     rates = 1 / (np.median(seconds, axis=0) / millions)
-    unit = "trials a second and million decisions"
+    unit = "trials a second for 1 M decisions"
     figures = {
         "tuning_replay_rate": figure(rates.tolist(), unit),
         "tuning_replay_rate_of_all": figure((millions / seconds.mean(axis=1)).tolist(), unit),
@@ -159,7 +159,7 @@ def _growth(run: TunedRun, number: int = _GROWTH_POLICIES) -> _Part:
         "tuning_growth_slope": figure([1e9 * slope for slope in slopes], "ns a decision"),
         "tuning_growth_r_squared": figure([fit["r_squared"]], "ratio", "line through the medians"),
     }
-    return figures, {"lengths": decisions, "fit": fit, "growth_policies": len(policies)}
+    return figures, {"lengths": list(decisions.items()), "fit": fit, "growth_policies": len(policies)}
 
 
 def _beside_plain(run: TunedRun, rounds: int) -> _Part:

@@ -55,7 +55,7 @@ def samplers_section(run: TunedRun, seeds: int = SEEDS, at: Sequence[int] = AT) 
                 table = collect([Path(scratch, "0.parquet")], config, run.reference)
         finally:
             free.put(worker)
-        # Of the rectangle between the reference point and the origin, which no policy gets past.
+        # Of the rectangle between the reference point and the origin: no decision of the router, and no loss.
         return [100 * float(table["hypervolume"][trials - 1].as_py()) / run.reference for trials in at]
 
     with worker_processes(run, side_by_side) as workers, ThreadPoolExecutor(side_by_side) as pool:
