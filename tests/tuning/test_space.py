@@ -33,6 +33,8 @@ def test_a_predicate_asks_for_its_own_thresholds_only():
     assert distributions["agreement_threshold"] == FloatDistribution(0, 1)
     assert distributions["tables"] == CategoricalDistribution(("token", "pair", "position"))
 
+    # Nor for tables: the classic predicate goes by token ids alone.
+    del parameters["tables"]
     policy, distributions = asked(
         parameters | {"predicate": "classic", "frequency_threshold": 9, "entropy_threshold": 2.5}
     )
@@ -43,7 +45,7 @@ def test_a_predicate_asks_for_its_own_thresholds_only():
 
 
 def test_thresholds_by_layer_are_a_parameter_each():
-    parameters = {"predicate": "classic", "tables": "token", "weights": "stored", "capacity": 64}
+    parameters = {"predicate": "classic", "weights": "stored", "capacity": 64}
     parameters |= {"context_window": 3, "time_to_live": 17, "confidence_threshold": 0.25, "thresholds": "by_layer"}
     parameters |= {f"frequency_threshold_{layer}": 2 + layer for layer in range(LAYERS)}
     parameters |= {f"entropy_threshold_{layer}": 1.0 + layer for layer in range(LAYERS)}
@@ -66,7 +68,7 @@ def test_what_has_one_value_is_set_and_not_asked_for():
     parameters = {"confidence_threshold": 0.75} | {f"entropy_threshold_{layer}": 0.5 for layer in range(LAYERS)}
     policy, distributions = asked(parameters, space)
     assert distributions.keys() == parameters.keys()
-    assert (policy.predicate, policy.tables, policy.frequency_threshold) == ("classic", ("token", "pair"), 5)
+    assert (policy.predicate, policy.tables, policy.frequency_threshold) == ("classic", PolicyConfig().tables, 5)
     assert (policy.cache.capacity, policy.cache.context_window, policy.cache.time_to_live) == (32, 4, 99)
     assert policy.weights == "live" and policy.by_layer.frequency_threshold == ()
 
@@ -103,7 +105,7 @@ def test_the_classic_defaults_are_of_the_default_space():
     configured = PolicyConfig(by_layer=LayerThresholds(agreement_threshold=(0.1, 0.2, 0.3)))
     parameters = parameters_of(classic_defaults(configured), TuningConfig().space, configured, LAYERS)
     assert parameters == {
-        "predicate": "classic", "tables": "position", "thresholds": "global", "frequency_threshold": 50,
+        "predicate": "classic", "thresholds": "global", "frequency_threshold": 50,
         "entropy_threshold": 0.5, "capacity": 1024, "context_window": 8, "time_to_live": 4096,
         "confidence_threshold": 0.5,
     }  # fmt: skip

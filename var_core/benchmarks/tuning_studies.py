@@ -93,7 +93,9 @@ def workers_section(
         for seed in range(rounds):
             for number in random.permutation(list(numbers)).tolist():
                 config = _config(run, run.search.config.sampler, seed, trials)
-                seconds[str(number)].append(_study_seconds(workers[:number], config, run.reference))
+                seconds[str(number)].append(
+                    _study_seconds(workers[:number], config.model_copy(update={"workers": number}), run.reference)
+                )
     times, first = Times(seconds), str(numbers[0])
     figures: dict[str, Figure | str] = {}
     for number in map(str, numbers):
@@ -113,7 +115,7 @@ def _study_seconds(workers: Sequence[WorkerProcess], config: TuningConfig, refer
     """Time of a study from the first worker's begin to the last one's end, none of whose trials is lost or twice."""
     with tempfile.TemporaryDirectory() as scratch:
         done = _make_together(workers, config, Path(scratch), cold=True)
-        # Refuses fewer or more trials than there should be, and one that is there twice.
+        # Refuses fewer trials than there should be.
         collect([Path(scratch, f"{number}.parquet") for number in range(len(workers))], config, reference)
     made = sum(each["made"] for each in done)
     if made != config.trials:
