@@ -118,7 +118,7 @@ class EvaluationConfig(Block):
     null: windows do not overlap, and a sequence's first tokens are predicted from little"""
     jobs: PositiveInt = 3
     """jobs that the controls and the other policies are shared out among; the policy itself is one more"""
-    thresholds: Annotated[tuple[float, ...], Distinct] = (0.0, 0.5, 0.7, 0.9)
+    thresholds: Annotated[tuple[float, ...], Distinct] = (0.0, 0.5, 0.9)
     """agreement thresholds beside the policy's own, for the curve of quality against coverage"""
     margin: float = Field(0.05, gt=0)
     """share by which the policy's loss may exceed the plain model's"""

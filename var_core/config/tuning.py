@@ -104,7 +104,7 @@ class TuningConfig(Block):
     """seed of the sampler"""
     front_points: int = Field(6, ge=3)
     """points of the front that the model is run with, on the tuning split"""
-    max_sequences: PositiveInt = 160
+    max_sequences: PositiveInt = 144
     """sequences of the tuning split that it is run on"""
     probes: int = Field(12, ge=4)
     """random policies that the model is run with, on the calibration split, for the model of the loss"""

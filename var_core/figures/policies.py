@@ -9,6 +9,7 @@ from var_core.figures.sources import Drawing, Sources, number, short_percent
 from var_core.figures.style import (
     BLUE,
     GREEN,
+    GREY,
     LIGHT_GREY,
     ORANGE,
     PAGE,
@@ -29,6 +30,7 @@ SHARES = {"fast": "fast_share", "cached": "cache_share", "learned": "learned_sha
 ARM_COLOURS = {
     names.POLICY: BLUE,
     names.TABLES_ONLY: SKY,
+    names.CONFIGURED: GREY,
     names.CLASSIC: PURPLE,
     names.TOKEN_TABLE: GREEN,
     names.GLOBAL_TABLE: ORANGE,

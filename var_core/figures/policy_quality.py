@@ -29,6 +29,7 @@ NEEDS = ("policy",)
 _LABELS = {
     names.POLICY: "policy",
     names.TABLES_ONLY: "without its cache",
+    names.CONFIGURED: "as configured, before tuning",
     names.CLASSIC: "classic predicate",
     names.TOKEN_TABLE: "token table",
     names.GLOBAL_TABLE: "control: same experts for all",
@@ -37,12 +38,13 @@ _LABELS = {
 _MARKERS = {
     names.POLICY: "o",
     names.TABLES_ONLY: "D",
+    names.CONFIGURED: "v",
     names.CLASSIC: "s",
     names.TOKEN_TABLE: "^",
     names.GLOBAL_TABLE: "X",
     names.RANDOM_EXPERTS: "P",
 }
-_BESIDE = (names.TABLES_ONLY, names.CLASSIC, names.TOKEN_TABLE)
+_BESIDE = (names.TABLES_ONLY, names.CONFIGURED, names.CLASSIC, names.TOKEN_TABLE)
 _CONTROLS = (names.GLOBAL_TABLE, names.RANDOM_EXPERTS)
 _DWARFS = 3
 """How many times larger than another a cost is that is not shown beside it."""
