@@ -1,12 +1,15 @@
 """Points are spread over the front, and a trial's row says which policy it was."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from var_core.config.policy import LayerThresholds, PolicyCacheConfig, PolicyConfig
+from var_core.config.tuning import TuningConfig
 from var_core.errors import VarError
 from var_core.policy.make import choose_by
-from var_core.tuning.points import Point, policy_of_row, spread_over
+from var_core.tuning.points import Point, points_of, policy_of_row, spread_over
+from var_core.tuning.trials import TRIALS
 
 CONFIGURED = PolicyConfig(
     static_tokens=(3,), cache=PolicyCacheConfig(capacity=100, shared=False), agreement_threshold=0.7
@@ -59,3 +62,41 @@ def test_a_policy_of_other_layers_is_refused(calibrated):
 
 def replace_thresholds(config, thresholds):
     return config.model_copy(update={"by_layer": LayerThresholds(agreement_threshold=thresholds)})
+
+
+def trial(number, share, loss, on_front=False, violation=0.1, **other):
+    values = {"learned_share": share, "loss_difference": loss, "relative_loss": loss / 4, "set_agreement": 0.5}
+    own = {"study": "search", "number": number, "worker": 0, "state": "complete", "began_as": None}
+    return ROW | values | own | {"on_front": on_front, "violation": violation} | other
+
+
+TRIALS_OF = [
+    trial(0, 0.97, 0.0, began_as="classic"),
+    trial(1, 0.7, 0.001, began_as="configured"),
+    *(trial(2 + place, place / 20, 0.5 * (1 - place / 20) ** 2, True, place / 20 / 0.15 - 1) for place in range(20)),
+    trial(22, 0.1, 0.45, violation=-0.3),
+    trial(23, 0.0, 0.1, state="failed"),
+    trial(24, 0.0, 0.0, study="random", on_front=True),
+]
+
+
+def measured(**settings):
+    table = pa.Table.from_pylist(TRIALS_OF, schema=TRIALS)
+    return points_of(table, CONFIGURED, TuningConfig(**settings))
+
+
+def test_ends_and_knees_of_the_front_and_of_what_meets_the_constraints_are_measured():
+    points = measured(front_points=6)
+    assert [point.name for point in points[-2:]] == ["configured", "classic"]
+    trials = [point.trial for point in points[:-2]]
+    assert [point.name for point in points[:-2]] == [f"front-{number}" for number in range(6)]
+    # Trials 2 and 4 are the ends of what meets the constraints, 21 the other end of the front.
+    assert {2, 4, 21} <= set(trials) and trials == sorted(trials)
+
+
+def test_with_one_objective_the_best_that_meet_the_constraints_are_measured():
+    loss = [point.trial for point in measured(objectives=["loss_difference"], front_points=3)[:-2]]
+    assert sorted(loss) == [3, 4, 22]
+    share = [point.trial for point in measured(objectives=["learned_share"], front_points=3)[:-2]]
+    # Trials 4 and 22 have as many learned decisions; the first is taken.
+    assert sorted(share) == [2, 3, 4]
