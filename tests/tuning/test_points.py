@@ -98,5 +98,5 @@ def test_with_one_objective_the_best_that_meet_the_constraints_are_measured():
     loss = [point.trial for point in measured(objectives=["loss_difference"], front_points=3)[:-2]]
     assert sorted(loss) == [3, 4, 22]
     share = [point.trial for point in measured(objectives=["learned_share"], front_points=3)[:-2]]
-    # Trials 4 and 22 have as many learned decisions; the first is taken.
+    # Trials 4 and 22 have as many learned decisions; the one that costs less is taken.
     assert sorted(share) == [2, 3, 4]

@@ -91,8 +91,8 @@ def _best(values: Mapping[str, Floats], within: NDArray[np.int64], config: Tunin
     places = np.stack([values[name] for name in MEASURES[:2]], axis=1)
     return Choice(
         knee(places, within),
-        f"{meeting}, the knee: both axes scaled between the ends of the measured front, the point farthest below the "
-        "line through them",
+        f"{meeting}, the knee (both axes scaled between the ends of the measured front, the point farthest below the "
+        "line through them)",
         True,
     )
 

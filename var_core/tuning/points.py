@@ -92,7 +92,12 @@ def _of_front(rows: Sequence[dict[str, Any]], config: TuningConfig) -> list[dict
 def _best_of(rows: Sequence[dict[str, Any]], config: TuningConfig) -> list[dict[str, Any]]:
     (objective,) = config.objectives
     distinct = {tuple(row[name] for name in _SCORES): row for row in reversed(rows)}
-    best = sorted(distinct.values(), key=lambda row: (_missed(row) >= 0, max(_missed(row), 0.0), float(row[objective])))
+
+    def rank(row: dict[str, Any]) -> tuple[float, ...]:
+        both = (row["learned_share"], row["loss_difference"])
+        return (_missed(row) >= 0, max(_missed(row), 0.0), row[objective], *both)
+
+    best = sorted(distinct.values(), key=rank)
     return sorted(best[: config.front_points], key=lambda row: float(row["learned_share"]))
 
 
