@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear
+from scipy.optimize import nnls
 
 from var_core.config.policy import LayerThresholds, PolicyCacheConfig, PolicyConfig
 from var_core.config.tuning import SpaceConfig
@@ -105,13 +105,10 @@ def _solve(explaining: Floats, differences: Floats, strength: float) -> Floats:
     layers = explaining.shape[1] - 1
     # A layer's coefficient less the mean of all of them, drawn to zero.
     apart = np.sqrt(strength) * np.pad(np.eye(layers) - 1 / layers, ((0, 0), (0, 1)))
-    low = np.append(np.zeros(layers), -np.inf)
-    found = lsq_linear(
-        np.concatenate([explaining, apart]),
-        np.append(differences, np.zeros(layers)),
-        (low, np.full(layers + 1, np.inf)),
-    )
-    return np.asarray(found.x)
+    rows = np.concatenate([explaining, apart])
+    # What may have either sign is the difference of two numbers that are not negative.
+    found, _ = nnls(np.column_stack([rows, -rows[:, -1]]), np.append(differences, np.zeros(layers)))
+    return np.append(found[:layers], found[layers] - found[layers + 1])
 
 
 def _left_out_error(explaining: Floats, differences: Floats, strength: float) -> float:
