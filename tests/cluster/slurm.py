@@ -145,6 +145,11 @@ class Slurm:
         marks = {f"SLURM_JOB_ID={job}", f"SLURM_CONF={self.layout.configuration}"}
         return [process for process, environment in _environments() if marks <= environment]
 
+    def send(self, job: str, number: signal.Signals) -> None:
+        """Hold a job's processes or let them go on: held, it does not come to its end meanwhile."""
+        for process in self.processes(job):
+            os.kill(process, number)
+
     def recover(self) -> None:
         """After a test: nothing in the queue, every daemon there, every node idle."""
         if "slurmctld" not in self._daemons:

@@ -107,6 +107,8 @@ def test_drain(disturb):
 def test_time_limit(disturb):
     with disturb("time limit", "ended as TIMEOUT", "Snakemake submits it again, with more time (attempt)") as run:
         job = run.start_and_wait()
+        # Held, or it may end by itself, at the warning that comes before the limit.
+        run.slurm.send(job.number, signal.SIGSTOP)
         run.slurm.run("scontrol", "update", f"JobId={job.number}", "EndTime=now+1")
         run.finish()
 

@@ -1,6 +1,5 @@
 """Snakemake itself is ended while its jobs run, and started again; no shard is written by two."""
 
-import os
 import signal
 
 import pytest
@@ -10,12 +9,6 @@ from cluster.slurm import wait_until
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 ADOPTED = "does this work already; it is not submitted again"
-
-
-def _send(processes: list[int], number: signal.Signals) -> None:
-    """Hold a job or let it go on: held, it does not come to its end before a new start has found it."""
-    for process in processes:
-        os.kill(process, number)
 
 
 def test_interrupted(disturb):
@@ -54,12 +47,13 @@ def test_killed(disturb):
         run.snakemake.end()
         before = {job.number for job in run.captures()}
         assert before
-        held = [process for job in before for process in run.slurm.processes(job)]
-        _send(held, signal.SIGSTOP)
+        for number in before:
+            run.slurm.send(number, signal.SIGSTOP)
         assert run.start("--unlock").wait(30) == 0
         run.start()
         wait_until("the jobs that run are adopted", lambda: ADOPTED in run.snakemake.output(), 60)
-        _send(held, signal.SIGCONT)
+        for number in before:
+            run.slurm.send(number, signal.SIGCONT)
         run.finish()
         assert all(f"external jobid '{number}'" in run.snakemake.output() for number in before)
 
@@ -74,7 +68,7 @@ def test_killed_and_changed(disturb):
         # The seed is a parameter of all captures; only the one that is not there shall be made with it.
         job = run.start_and_wait("--configfile", "small.yaml", "other.yaml", "--rerun-triggers", "mtime")
         run.snakemake.end()
-        _send(run.slurm.processes(job.number), signal.SIGSTOP)
+        run.slurm.send(job.number, signal.SIGSTOP)
         assert run.start("--unlock").wait(30) == 0
         run.start()
         run.finish()
