@@ -276,8 +276,7 @@ def fitted_files(wildcards):
 
 def search_files(wildcards):
     """The same for a search: tables are calibrated already."""
-    sets = CONFIG.tuning.space.table_sets(CONFIG.policy)
-    names = dict.fromkeys((*sets, CONFIG.policy.tables[-1], "token"))
+    names = CONFIG.tuning.space.needed_sets(CONFIG.policy)
     folder = f"results/{wildcards.model}/{wildcards.corpus}/tuning/tables"
     return recorded_files(wildcards) | {
         "fitting": [],

@@ -11,7 +11,7 @@ from optuna.trial import FixedTrial
 
 from var_core.config.policy import BudgetConfig, LayerThresholds, PolicyCacheConfig, PolicyConfig
 from var_core.config.tuning import SpaceConfig, TuningConfig
-from var_core.tuning.space import classic_defaults, parameters_of, suggest, table_set, threshold
+from var_core.tuning.space import classic_defaults, parameters_of, suggest, threshold
 
 LAYERS = 3
 CONFIGURED = PolicyConfig(measure="recall_at_k", static_tokens=(7,), budget=BudgetConfig(max_learned_share=0.4))
@@ -144,7 +144,16 @@ def test_a_policy_outside_of_the_space_has_no_parameters_and_the_log_says_why(po
 
 def test_columns_of_a_policy():
     policy = PolicyConfig(predicate="classic", by_layer=LayerThresholds(entropy_threshold=(1.0, 2.0)))
-    assert table_set(policy) == "position"
+    assert policy.table_set == "position"
     assert threshold(policy, "agreement_threshold") is None
     assert threshold(policy, "frequency_threshold") == (50,)
     assert threshold(policy, "entropy_threshold") == (1.0, 2.0)
+
+
+def test_tables_are_the_same_choice_in_whatever_order_they_are_named():
+    policy = PolicyConfig(tables=("pair", "token"))
+    assert policy.table_set == "pair" and PolicyConfig().table_set == "position"
+    assert SpaceConfig().needed_sets(policy) == ("token", "pair")
+    assert SpaceConfig(tables=("token",)).needed_sets(policy) == ("token", "pair")
+    parameters = parameters_of(policy, SpaceConfig(), policy, LAYERS)
+    assert parameters is not None and parameters["tables"] == "pair"

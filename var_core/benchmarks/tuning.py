@@ -25,6 +25,7 @@ from var_core.policy.make import choose_by, mean_entropies, settings_of
 from var_core.policy.replay import replay, sum_by_sequence
 from var_core.policy.tables import PolicyTables
 from var_core.policy.ways import Way
+from var_core.tuning.stage import set_of
 from var_core.tuning.trials import SEARCH, Values
 from var_core.tuning.worker import run_worker
 
@@ -195,7 +196,7 @@ class _Plain:
     def replay(self, policy: PolicyConfig) -> tuple[float, float]:
         """Learned share, and set agreement of the replaced decisions."""
         own = self._recorded
-        tables = self._tables["token" if policy.predicate == "classic" else policy.tables[-1]]
+        tables = self._tables[set_of(policy)]
         chosen = choose_by(tables, policy, self._entropies)
         replayed = replay(chosen, settings_of(policy), own.layout, own.calibration, own.isolate_documents)
         sums = sum_by_sequence(replayed, own.layout)

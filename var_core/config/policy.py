@@ -1,6 +1,6 @@
 """Settings of the routing policy, of its evaluation, and of its certificate."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -89,6 +89,11 @@ class PolicyConfig(Block):
     """limit on learned decisions"""
     audit: AuditConfig = AuditConfig()
     """audit at run time"""
+
+    @property
+    def table_set(self) -> PolicyTable:
+        """The last of the tables, whatever the order that they are named in; each is beside those before it."""
+        return next(name for name in reversed(get_args(PolicyTable)) if name in self.tables)
 
     @model_validator(mode="after")
     def _tables_build_on_each_other(self) -> "PolicyConfig":

@@ -62,6 +62,10 @@ class SpaceConfig(Block):
         own = tuple(name for name in TABLES_OF if name in policy.tables)
         return own if self.tables is None else self.tables
 
+    def needed_sets(self, policy: PolicyConfig) -> tuple[TableSet, ...]:
+        """Choices of tables, what is configured, and those by token ids alone, which the classic predicate has."""
+        return tuple(dict.fromkeys((*self.table_sets(policy), policy.table_set, "token")))
+
     def searched(self, policy: PolicyConfig) -> list[str]:
         """Keys that are searched: of more than one value, and of use with some of the choices."""
         classic, cached = "classic" in self.predicate, any(self.capacity)
@@ -114,3 +118,9 @@ class TuningConfig(Block):
     """confidence of the intervals of what is measured; null: none, for text of fewer than 10 clusters of documents"""
     choose: Literal["knee", "fewest_learned"] = "knee"
     """which measured point is chosen: the knee of the front, or the fewest learned decisions within the loss margin"""
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The constraints that are set: measure -> what it must be below."""
+        limits = {"learned_share": self.max_learned_share, "relative_loss": self.max_relative_loss}
+        return {name: limit for name, limit in limits.items() if limit is not None}

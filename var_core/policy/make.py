@@ -155,7 +155,7 @@ def chosen_config(path: Path) -> PolicyConfig:
 def save_calibrated(recorded: Recorded, config: PolicyConfig, output: Path) -> None:
     """Save calibrated tables, under the name of the last of those that they go by."""
     _check_together(recorded)
-    save_tables(output / f"{config.tables[-1]}{_SUFFIX}", calibrated_tables(recorded, config))
+    save_tables(output / f"{config.table_set}{_SUFFIX}", calibrated_tables(recorded, config))
 
 
 def calibrated_tables(recorded: Recorded, config: PolicyConfig, domains: Collection[str] | None = None) -> PolicyTables:
@@ -168,7 +168,7 @@ def calibrated_tables(recorded: Recorded, config: PolicyConfig, domains: Collect
     domains : collection of str, optional
         Only text of these domains.
     """
-    saved = [path for path in recorded.calibrated if path.name == f"{config.tables[-1]}{_SUFFIX}"]
+    saved = [path for path in recorded.calibrated if path.name == f"{config.table_set}{_SUFFIX}"]
     if saved and domains is None:
         return load_tables(saved[0])
     if "pair" in config.tables and not recorded.fitting:

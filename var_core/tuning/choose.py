@@ -17,13 +17,12 @@ from var_core.evaluation.results import LEARNED, ArmResult, Clusters, Row, evalu
 from var_core.files import read_json, write_json
 from var_core.hypotheses.resampling import percentile_interval
 from var_core.parquet import read_provenance, write_table
-from var_core.tuning.points import FRONT_POINT, Point, read_measured
+from var_core.tuning.points import FRONT_POINT, MEASURES, Point, read_measured
 from var_core.tuning.results import knee
 from var_core.tuning.stage import evaluation_of
 from var_core.tuning.trials import FRONT
 
 Floats = NDArray[np.float64]
-MEASURES = ("learned_share", "loss_difference", "relative_loss", "set_agreement")
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -45,12 +44,6 @@ class Choice:
     within: bool
 
 
-def limits_of(config: TuningConfig) -> dict[str, float]:
-    """The constraints that are set: measure -> what it must be below."""
-    limits = {"learned_share": config.max_learned_share, "relative_loss": config.max_relative_loss}
-    return {name: limit for name, limit in limits.items() if limit is not None}
-
-
 def choose(values: Mapping[str, Floats], worst: Mapping[str, Floats], config: TuningConfig) -> Choice:
     """Choose one of N points, by ``tuning.choose``, or the least of a single objective.
 
@@ -62,7 +55,7 @@ def choose(values: Mapping[str, Floats], worst: Mapping[str, Floats], config: Tu
         The same as the constraints are judged by: upper ends of intervals, where there are any.
     config : TuningConfig
     """
-    missed = {name: worst[name] / limit - 1 for name, limit in limits_of(config).items()}
+    missed = {name: worst[name] / limit - 1 for name, limit in config.limits.items()}
     number = len(values["learned_share"])
     meets = {name: excess < 0 for name, excess in missed.items()}
     # With none that meets all, the margin of the loss comes first: it is what a policy may not do.
@@ -152,7 +145,7 @@ def choose_policy(folder: Path, evaluation: EvaluationConfig, config: TuningConf
     chosen = choose(values, {name: _column(judged, names, name, upper=True) for name in MEASURES[:3]}, config)
     point = points[front[chosen.place]]
     if not chosen.within:
-        _LOGGER.warning("no measured point meets the constraints (%s); %s is taken: %s", limits_of(config), point.name,
+        _LOGGER.warning("no measured point meets the constraints (%s); %s is taken: %s", config.limits, point.name,
                         chosen.rule)  # fmt: skip
     clusters = Clusters(plain.cluster, own)
     again = _Resampled.of(plain, [arms[place] for place in front], clusters)
@@ -161,7 +154,7 @@ def choose_policy(folder: Path, evaluation: EvaluationConfig, config: TuningConf
         **point.record(),
         "rule": chosen.rule,
         "meets_constraints": chosen.within,
-        "limits": limits_of(config),
+        "limits": config.limits,
         "chosen_again": float(same) if config.confidence is not None else None,
         "trust": trust(points, plain, arms, clusters, config),
     }

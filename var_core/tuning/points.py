@@ -20,13 +20,14 @@ from var_core.files import write_json
 from var_core.parquet import read_provenance, read_table, write_table
 from var_core.progress import Progress
 from var_core.tuning.results import knee
-from var_core.tuning.stage import Search, policy_of
+from var_core.tuning.stage import Search, policy_of, set_of
 from var_core.tuning.trials import CLASSIC, CONFIGURED, SEARCH
 
 Floats = NDArray[np.float64]
 FRONT_POINT = "front-"
 _THRESHOLDS = tuple(LayerThresholds.model_fields)
-_SCORES = ("learned_share", "loss_difference", "relative_loss", "set_agreement")
+MEASURES = ("learned_share", "loss_difference", "relative_loss", "set_agreement")
+"""What is estimated of a point, and measured."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _of_front(rows: Sequence[dict[str, Any]], config: TuningConfig) -> list[dict
 
 def _best_of(rows: Sequence[dict[str, Any]], config: TuningConfig) -> list[dict[str, Any]]:
     (objective,) = config.objectives
-    distinct = {tuple(row[name] for name in _SCORES): row for row in reversed(rows)}
+    distinct = {tuple(row[name] for name in MEASURES): row for row in reversed(rows)}
 
     def rank(row: dict[str, Any]) -> tuple[float, ...]:
         both = (row["learned_share"], row["loss_difference"])
@@ -107,7 +108,7 @@ def _missed(row: Mapping[str, Any]) -> float:
 
 
 def _point(name: str, row: Mapping[str, Any], configured: PolicyConfig) -> Point:
-    return Point(name, row["number"], policy_of_row(row, configured), {score: row[score] for score in _SCORES})
+    return Point(name, row["number"], policy_of_row(row, configured), {score: row[score] for score in MEASURES})
 
 
 def policy_of_row(row: Mapping[str, Any], configured: PolicyConfig) -> PolicyConfig:
@@ -172,7 +173,7 @@ def measure_points(search: Search, sources: Sources, points: Sequence[Point], ou
     provenance = {
         "stage": "tuning", "made_from": search.made_from, "text": split, "sequences": len(text), "code": code,
     }  # fmt: skip
-    policies = [policy_of(search, point.policy, search.tables(_set_of(point.policy))) for point in points]
+    policies = [policy_of(search, point.policy, search.tables(set_of(point.policy))) for point in points]
     subject = sources.subject(policies[0], live=any(each.settings.weights == "live" for each in policies))
     losses, ways = [], []
     with Progress(text.input_ids.size * (len(points) + 1), "token", "measure") as progress:
@@ -186,11 +187,6 @@ def measure_points(search: Search, sources: Sources, points: Sequence[Point], ou
     write_table(output / "measured.losses.parquet", pa.concat_tables(losses), provenance)
     write_table(output / "measured.ways.parquet", pa.concat_tables(ways), provenance)
     write_json(output / "points.json", [point.record() for point in points])
-
-
-def _set_of(policy: PolicyConfig) -> str:
-    """Tables that a policy goes by."""
-    return "token" if policy.predicate == "classic" else policy.tables[-1]
 
 
 def read_measured(folder: Path, points: Sequence[Point]) -> list[ArmResult]:

@@ -15,7 +15,7 @@ from var_core.evaluation import names
 from var_core.evaluation.results import LEARNED, ArmResult, Clusters, Row, compare, evaluation_rows, find, read_arms
 from var_core.files import read_json, write_json, write_text
 from var_core.parquet import read_table
-from var_core.tuning.choose import MEASURES
+from var_core.tuning.points import MEASURES
 from var_core.tuning.results import nearest_to_constraints
 from var_core.tuning.trials import CONTROL, SEARCH
 
@@ -136,8 +136,7 @@ def _constraint_line(trials: pa.Table, config: TuningConfig) -> str:
     found = nearest_to_constraints(trials.filter(pc.field("study") == SEARCH))
     if found.line or found.feasible is None:
         return found.line or "no constraints were set"
-    limits = {"learned share": config.max_learned_share, "relative loss": config.max_relative_loss}
-    asked = " and ".join(f"{name} < {limit:g}" for name, limit in limits.items() if limit is not None)
+    asked = " and ".join(f"{_TITLES[name]} < {limit:g}" for name, limit in config.limits.items())
     return f"{found.feasible} trials of the search meet the constraints ({asked}) by their estimates"
 
 

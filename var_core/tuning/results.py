@@ -54,7 +54,7 @@ def collect(files: Sequence[Path], config: TuningConfig, worst_loss: float) -> p
     Raises
     ------
     VarError
-        If there are fewer or more complete trials than the budget, or a trial is there twice.
+        If there are fewer complete trials than the budget, or the files are of several studies.
     """
     folder = ", ".join(sorted({str(file.parent) for file in files}))
     studies = {read_provenance(file).get("study_name") for file in files}

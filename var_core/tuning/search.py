@@ -41,7 +41,7 @@ def run_search(search: Search, study: str, worker: int, loss_model: Path, output
         Number of the worker.
     loss_model : Path
     output : Path
-        The worker's own trials.
+        The study's trials as this worker knows them at its end.
     code : str
         Digest of the stage's code.
     """

@@ -50,7 +50,7 @@ def suggest(trial: Trial, space: SpaceConfig, configured: PolicyConfig, layers: 
         Layers with a router: parameters of thresholds by layer are called ``agreement_threshold_0`` and so on.
     """
     predicate: Predicate = _choice(trial, "predicate", space.predicate)
-    tables: TableSet = table_set(configured)
+    tables: TableSet = configured.table_set
     if predicate == "agreement":
         tables = _choice(trial, "tables", space.table_sets(configured))
     weights = _choice(trial, "weights", space.weights)
@@ -89,11 +89,6 @@ def parameters_of(
 def classic_defaults(configured: PolicyConfig) -> PolicyConfig:
     """The configured policy with the classic predicate, its thresholds those for all layers."""
     return configured.model_copy(update={"predicate": "classic", "by_layer": LayerThresholds()})
-
-
-def table_set(policy: PolicyConfig) -> TableSet:
-    """The choice of tables that a policy's are."""
-    return next(name for name in reversed(TABLES_OF) if name in policy.tables)
 
 
 def threshold(policy: PolicyConfig, name: str) -> tuple[float, ...] | None:
@@ -183,7 +178,7 @@ def _effect(policy: PolicyConfig, layers: int) -> dict[str, Any]:
     several = any(len(set(numbers or ())) > 1 for numbers in thresholds.values())
     effect: dict[str, Any] = {
         "predicate": policy.predicate,
-        "tables": table_set(policy),
+        "tables": policy.table_set,
         "weights": policy.weights,
         "capacity": policy.cache.capacity,
         "thresholds": "by_layer" if several else "global",

@@ -20,6 +20,7 @@ from var_core.policy.make import (
     Recorded,
     calibrated_tables,
     choose_by,
+    choose_rows,
     mean_entropies,
     save_calibrated,
     settings_of,
@@ -73,8 +74,7 @@ class Search:
     @property
     def sets(self) -> tuple[str, ...]:
         """Choices of tables that are tried; the classic predicate goes by token ids alone."""
-        own = self.config.space.table_sets(self.policy)
-        return tuple(dict.fromkeys((*own, self.policy.tables[-1], "token")))
+        return self.config.space.needed_sets(self.policy)
 
     def tables(self, name: str) -> PolicyTables:
         """Calibrated tables of a choice."""
@@ -95,7 +95,7 @@ class Search:
             entropies = mean_entropies(self.recorded.statistics, len(own.experts), own.vocabulary)
 
         def evaluate(config: PolicyConfig) -> Values:
-            name = "token" if config.predicate == "classic" else config.tables[-1]
+            name = set_of(config)
             chosen = choose_by(trace.tables[name], config, entropies)
             sums = trace.replay(name, chosen.usable, settings_of(config))
             difference = model.difference(sums)
@@ -118,10 +118,13 @@ def calibrate_tables(recorded: Recorded, policy: PolicyConfig, name: str, output
 
 def policy_of(search: Search, config: PolicyConfig, tables: PolicyTables) -> Policy:
     """A policy that is run without being saved."""
-    entropies = None
-    if config.predicate == "classic":
-        entropies = mean_entropies(search.recorded.statistics, len(tables.experts), tables.vocabulary)
-    return Policy(choose_by(tables, config, entropies), settings_of(config), search.recorded.layout, {}, {})
+    recorded = search.recorded
+    return Policy(choose_rows(tables, config, recorded), settings_of(config), recorded.layout, {}, {})
+
+
+def set_of(policy: PolicyConfig) -> str:
+    """The choice of tables that a policy goes by."""
+    return "token" if policy.predicate == "classic" else policy.table_set
 
 
 def check_clusters(text: Text, split: str, confidence: float | None) -> None:

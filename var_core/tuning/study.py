@@ -168,8 +168,7 @@ class SharedStudy:
 
 def excesses(values: Values, config: TuningConfig) -> dict[str, float]:
     """By how much each constraint is missed, as a share of it; less than 0 where it is met."""
-    limits = {"learned_share": config.max_learned_share, "relative_loss": config.max_relative_loss}
-    return {name: getattr(values, name) / limit - 1 for name, limit in limits.items() if limit is not None}
+    return {name: getattr(values, name) / limit - 1 for name, limit in config.limits.items()}
 
 
 def violation(values: Values, config: TuningConfig) -> float | None:

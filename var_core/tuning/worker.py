@@ -17,7 +17,7 @@ from var_core.parquet import write_table
 from var_core.progress import Progress
 from var_core.tuning.journal import quiet
 from var_core.tuning.lock import GRACE_SECONDS
-from var_core.tuning.space import CACHE_KEYS, THRESHOLDS, table_set, threshold
+from var_core.tuning.space import CACHE_KEYS, THRESHOLDS, threshold
 from var_core.tuning.study import BEGAN_AS, SECONDS, VALUES, VIOLATION, WORKER, SharedStudy
 from var_core.tuning.trials import CONTROL, TRIALS, Evaluate
 
@@ -124,7 +124,7 @@ def _row(study: str, trial: FrozenTrial, shared: SharedStudy) -> dict[str, Any] 
         "violation": given.get(VIOLATION),
         "on_front": False,
         "predicate": policy.predicate,
-        "tables": table_set(policy),
+        "tables": policy.table_set,
         "thresholds": "by_layer" if any(dict(policy.by_layer).values()) else "global",
         "weights": policy.weights,
         "capacity": policy.cache.capacity,
