@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "var_core"
 ROOMS = (
     "config", "corpus", "models", "routing", "statistics", "traces",
-    "capture", "warehouse", "hypotheses", "policy", "evaluation", "tuning", "figures", "report",
+    "capture", "warehouse", "hypotheses", "policy", "evaluation", "tuning", "systems", "figures", "report",
     "status", "preflight", "benchmarks",
 )  # fmt: skip
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -2,7 +2,7 @@
 
 The rooms of the library, in the order in which data flows: ``config``, ``corpus``, ``models``,
 ``routing``, ``statistics``, ``traces``, ``capture``, ``warehouse``, ``hypotheses``, ``policy``,
-``evaluation``, ``tuning``, ``figures``, ``report``, ``status``, ``preflight``, ``benchmarks``. A room imports
+``evaluation``, ``tuning``, ``systems``, ``figures``, ``report``, ``status``, ``preflight``, ``benchmarks``. A room imports
 only from rooms before it; ``ARCHITECTURE.md`` has the picture.
 """
 
