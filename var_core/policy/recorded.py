@@ -94,14 +94,7 @@ def read_decisions(
     }
     order = np.lexsort((numbers["position"], numbers["sequence"]))
     sequence, place, document, token_id = (values[order] for values in numbers.values())
-    continued = (sequence[1:] == sequence[:-1]) & (place[1:] == place[:-1] + 1)
-    if isolate_documents:
-        continued &= document[1:] == document[:-1]
-    starts = np.concatenate([[True], ~continued])
-    previous = np.where(starts, -1, np.concatenate([[-1], token_id[:-1]]))
-    # The place of each document's first token is taken off where positions restart with every document.
-    begun = np.maximum.accumulate(np.where(starts, np.arange(len(place)), 0))
-    position = np.arange(len(place)) - begun if isolate_documents else place
+    previous, position = what_was_before(sequence, place, document, token_id, isolate_documents)
     experts, weights = _slots(rows, width, top_k)
     return RecordedDecisions(
         token_id=token_id,
@@ -113,6 +106,32 @@ def read_decisions(
         weights=None if weights is None else weights[order],
         confidence=None if rows["confidence"].null_count else rows["confidence"].to_numpy()[order],
     )
+
+
+def what_was_before(
+    sequence: NDArray[np.int64],
+    place: NDArray[np.int64],
+    document: NDArray[np.int64],
+    token_id: NDArray[np.int64],
+    isolate_documents: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The token before each that the model could see, -1 for none, and the position that the model gave it.
+
+    Parameters
+    ----------
+    sequence, place, document, token_id : numpy.ndarray
+        int64 [N], in order of sequence and place.
+    isolate_documents : bool
+        Whether positions restarted where a document starts.
+    """
+    continued = (sequence[1:] == sequence[:-1]) & (place[1:] == place[:-1] + 1)
+    if isolate_documents:
+        continued &= document[1:] == document[:-1]
+    starts = np.concatenate([[True], ~continued])
+    previous = np.where(starts, -1, np.concatenate([[-1], token_id[:-1]]))
+    # The place of each document's first token is taken off where positions restart with every document.
+    begun = np.maximum.accumulate(np.where(starts, np.arange(len(place)), 0))
+    return previous, np.arange(len(place)) - begun if isolate_documents else place
 
 
 def _slots(rows: pa.Table, width: int, top_k: int) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
