@@ -54,7 +54,7 @@ class CachesConfig(Block):
     """sizes of caches, from k experts a layer to all of them; so many at most, evenly spread"""
     sizes_mib: Annotated[tuple[PositiveFloat, ...], Distinct] = ()
     """further sizes of the cache that all layers share, in MiB"""
-    max_sequences: PositiveInt | None = 256
+    max_sequences: PositiveInt | None = 64
     """held-out sequences that are replayed; null: all"""
     least_agreement: float = Field(0.0, ge=0, le=1)
     """token_table: entries that promise less agreement than this are not prefetched"""
@@ -99,7 +99,7 @@ class SystemsConfig(Block):
     """false: nothing is profiled, simulated and run offloaded"""
     devices: Annotated[tuple[str, ...], Distinct] = ("h100-sxm", "rtx-4090", "laptop-nvme", "phone-ufs")
     """presets, or names under own_devices; this machine is measured and always there"""
-    own_devices: dict[str, DeviceConfig] = {}
+    own_devices: dict[str, DeviceConfig] = Field(default_factory=dict)
     """devices of one's own by name"""
     profile: ProfileConfig = ProfileConfig()
     """what the model's parts cost on this machine"""

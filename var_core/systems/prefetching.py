@@ -90,9 +90,7 @@ class Timed:
     seconds: Doubles
 
 
-def replay_prefetching(
-    accesses: Accesses, predicted: Predicted, capacity: Capacity, cold: bool, pace: Pace
-) -> Timed:
+def replay_prefetching(accesses: Accesses, predicted: Predicted, capacity: Capacity, cold: bool, pace: Pace) -> Timed:
     """Replay accesses through an LRU cache with prefetches.
 
     Parameters
@@ -207,8 +205,8 @@ def _replay(
                     ready[device, item] = link[device]
                     needed[device] = max(needed[device], link[device])
                 _make_room(
-                    size, own, base, group, limits[group], sizes, experts_of_layer, heap, place, keys, unused, length, used,
-                    counts,
+                    size, own, base, group, limits[group], sizes, experts_of_layer, heap, place, keys, unused, length,
+                    used, counts,
                 )  # fmt: skip
                 push(item, base, length[group], heap, place, keys)
                 length[group] += 1

@@ -98,7 +98,7 @@ class Replayed:
 
     @property
     def loads(self) -> Wholes:
-        """int64 [U]"""
+        """Their number by unit, int64 [U]."""
         return np.asarray(self.loads_by_layer.sum(axis=1))
 
 

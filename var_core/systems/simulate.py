@@ -53,6 +53,10 @@ CACHE_SIMULATIONS = pa.schema(
         pa.field("late", pa.int64()),
         pa.field("stall_seconds", pa.float64()),
         pa.field("seconds", pa.float64()),
+        pa.field("passes", pa.int64()),
+        pa.field("speed_up", pa.float64()),
+        pa.field("speed_up_low", pa.float64()),
+        pa.field("speed_up_high", pa.float64()),
     ]
 )
 """A row a cache, policy and device: see docs/reference/tables.md."""
@@ -187,6 +191,7 @@ class _Rows:
         self._stream, self._sizes, self._setting, self._config = stream, sizes, setting, config
         self._everything = int(sizes.sum()) * width
         self._next_uses = {cold: stream.accesses.next_uses(cold) for cold in (False, True)}
+        self._plain: dict[tuple[int, str], Doubles] = {}
         self._pace = setting.pace.get(pace_key(stream.phase, stream.batch))
         clusters = int(stream.cluster.max()) + 1
         self._weights = bootstrap_weights(clusters, config.bootstrap, generator(config.seed, "caches"))
@@ -212,10 +217,16 @@ class _Rows:
             predicted = predicted_passes(
                 chosen, self._stream.pass_of_token, self._stream.accesses.passes, decisions.width
             )
-        for capacity in caches:
+        for number, capacity in enumerate(caches):
             for start in (WARM, COLD):
                 counted = self._replayed(policy, predicted, capacity, start == COLD)
-                yield from self._rows(policy, capacity, start, counted, scores)
+                key = (number, start)
+                if key not in self._plain:
+                    plain = policy == "lru" or self._pace is None
+                    self._plain[key] = (
+                        counted if plain else self._replayed("lru", None, capacity, start == COLD)
+                    ).seconds
+                yield from self._rows(policy, capacity, start, counted, self._plain[key], scores)
 
     def _replayed(self, policy: str, predicted: Predicted | None, capacity: Capacity, cold: bool) -> _Counted:
         accesses, pace = self._stream.accesses, self._pace
@@ -233,9 +244,7 @@ class _Rows:
         if pace is not None:
             stall = pace.load @ found.loads_by_layer.T
             seconds = (
-                stall
-                + (pace.before.sum(axis=1) + pace.after)[:, None] * self._passes
-                + pace.expert @ self._by_layer.T
+                stall + (pace.before.sum(axis=1) + pace.after)[:, None] * self._passes + pace.expert @ self._by_layer.T
             )
         return _Counted(
             found.hits, found.loads, found.moved, nothing, nothing,
@@ -243,11 +252,17 @@ class _Rows:
         )  # fmt: skip
 
     def _rows(
-        self, policy: str, capacity: Capacity, start: str, counted: _Counted, scores: Mapping[str, float | None]
+        self,
+        policy: str,
+        capacity: Capacity,
+        start: str,
+        counted: _Counted,
+        plain: Doubles,
+        scores: Mapping[str, float | None],
     ) -> Iterator[dict[str, Any]]:
         own, known = self._stream.counted, self._setting.expert_bytes is not None
         accesses = int(self._per_unit[own].sum())
-        low, high = self._interval(counted.hits)
+        low, high = self._interval(counted.hits, self._per_unit)
         held = capacity.total
         hits, loads, prefetched = (int(each[own].sum()) for each in (counted.hits, counted.loads, counted.prefetched))
         row = {
@@ -274,7 +289,17 @@ class _Rows:
             **scores,
         }
         if self._pace is None:
-            yield row | {"device": None, "late": None, "stall_seconds": None, "seconds": None}
+            timed = (
+                "device",
+                "late",
+                "stall_seconds",
+                "seconds",
+                "passes",
+                "speed_up",
+                "speed_up_low",
+                "speed_up_high",
+            )
+            yield row | dict.fromkeys(timed)
             return
         for number, device in enumerate(self._setting.devices):
             yield row | {
@@ -282,13 +307,22 @@ class _Rows:
                 "late": int(counted.late[number, own].sum()),
                 "stall_seconds": float(counted.stall[number, own].sum()),
                 "seconds": float(counted.seconds[number, own].sum()),
+                "passes": int(self._passes[own].sum()),
+                "speed_up": float(plain[number, own].sum() / counted.seconds[number, own].sum()),
+                **dict(
+                    zip(
+                        ("speed_up_low", "speed_up_high"),
+                        self._interval(plain[number], counted.seconds[number]),
+                        strict=True,
+                    )
+                ),
             }
 
-    def _interval(self, hits: Wholes) -> tuple[float | None, float | None]:
+    def _interval(self, parts: Wholes | Doubles, wholes: Wholes | Doubles) -> tuple[float | None, float | None]:
         own, clusters = self._stream.counted, self._weights.shape[1]
         sums = [
             np.bincount(self._stream.cluster[own], values[own], minlength=clusters)[:, None]
-            for values in (hits, self._per_unit)
+            for values in (parts, wholes)
         ]
         low, high = ratio_intervals(sums[0], sums[1], self._weights, self._config.confidence)[:, 0]
         return (None, None) if np.isnan(low) else (float(low), float(high))

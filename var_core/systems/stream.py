@@ -66,9 +66,7 @@ def streams_of(decisions: Decisions, groups: Wholes, batches: Sequence[int]) -> 
     yield _stream("prefill", 1, decisions, passes, unit, groups)
 
 
-def _stream(
-    phase: Phase, batch: int, decisions: Decisions, passes: Wholes, unit: Wholes, groups: Wholes
-) -> Stream:
+def _stream(phase: Phase, batch: int, decisions: Decisions, passes: Wholes, unit: Wholes, groups: Wholes) -> Stream:
     accesses = accesses_of(decisions, passes, unit)
     everything = np.ones(accesses.units, np.bool_)
     return Stream(
