@@ -101,7 +101,7 @@ def test_latent_attention_decodes_with_its_projections_absorbed():
 @pytest.mark.parametrize("window", [None, 1, 4, 7, 20])
 def test_tokens_attend_as_far_as_the_window_reaches(window, new, behind):
     attention = LayerShape("0", attention=Weights(), mixing=(Mixing(1.0, 0.0, 1.0, 0.0, 1.0, window),))
-    shape = ModelShape("one", 1.0, 1, 1, Weights(), None, False, Weights(), (attention,))
+    shape = ModelShape("one", 1.0, 1, 1, Weights(), None, False, Weights(), Weights(), (attention,))
     phase, context = ("prefill", new) if new > 1 else ("decode", behind)
     [ours] = [one for one in count(shape, phase, 5, context) if one.part == "attention"]
     seen = [min(position, window or position) for position in range(behind + 1, behind + new + 1)]

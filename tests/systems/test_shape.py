@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen3VLMoeConfig
 
 from moe_families.build import _model_class, _quiet
 from moe_families.configs import EXCLUDED, FAMILIES, tiny_config
 from moe_models import build_model
 from var_core.errors import VarError
 from var_core.routing.sites import find_sites
-from var_core.systems.detect import shape_of, shape_of_folder
+from var_core.systems.counts import count
+from var_core.systems.detect import shape_of, shape_of_config, shape_of_folder
 from var_core.systems.shape import ModelShape, read_shape, shape_of_recorded, write_shape
 
 NO_WHOLE = {"nllb_moe", "longcat_flash"}  # refused; identity experts that hold only a half of their parameters
@@ -93,6 +95,9 @@ def test_a_folder_is_enough(tmp_path: Path):
     model.config.save_pretrained(tmp_path)
     assert shape_of_folder(tmp_path, "mine", "float32").layers == shape_of(model, find_sites(model), "mine").layers
     packed = shape_of_folder(tmp_path, "mine", "bfloat16", expert_bytes_a_parameter=0.5)
+    model.config.dtype = torch.float16
+    model.config.save_pretrained(tmp_path)
+    assert shape_of_folder(tmp_path, "mine").dtype_bytes == 2
     assert packed.dtype_bytes == 2 and packed.expert_bytes(0) == packed.expert_parameters(0) / 2
 
 
@@ -121,3 +126,11 @@ def test_packed_experts_are_refused():
     experts.down_proj = torch.nn.Parameter(experts.down_proj.data.to(torch.uint8), requires_grad=False)
     with pytest.raises(VarError, match="its experts are packed"):
         shape_of(model, find_sites(model), "mine")
+
+
+def test_a_vision_tower_is_not_run_for_text():
+    with _quiet():
+        shape = shape_of_config(Qwen3VLMoeConfig(text_config=tiny_config("qwen3_vl_moe").to_dict()), "sees")
+    assert shape.elsewhere.parameters > 1e6 and shape.rest.parameters == 32
+    read = sum(one.weight_bytes for one in count(shape, "decode", 1, 1))
+    assert read < shape.weight_bytes - shape.elsewhere.parameters * shape.dtype_bytes

@@ -52,16 +52,7 @@ def shape_of(model: nn.Module, sites: Sequence[Site], name: str) -> ModelShape:
     embedding = model.get_input_embeddings().weight  # type: ignore[operator]
     head = _head(model)
     tied = head is not None and head is embedding
-    outside = {embedding, head}
-    rest = sum(
-        (
-            Weights(parameters=parameter.numel())
-            for path, parameter in model.named_parameters()
-            if not any(path.startswith(f"{stack}.") for stack in stacks)
-            and all(parameter is not one for one in outside)
-        ),
-        Weights(),
-    )
+    rest, elsewhere = _outside(model, stacks, (embedding, head))
     return ModelShape(
         name=name,
         dtype_bytes=float(embedding.element_size()),
@@ -71,12 +62,15 @@ def shape_of(model: nn.Module, sites: Sequence[Site], name: str) -> ModelShape:
         head=None if head is None else _measure("weight", head),
         tied=tied,
         rest=rest,
+        elsewhere=elsewhere,
         layers=tuple(layer for stack in parts for layer in stack),
     )
 
 
 def shape_of_config(config: Any, name: str, dtype: torch.dtype | None = None) -> ModelShape:
-    """Build a causal model of a configuration on the meta device, which takes no memory, and read its shape.
+    """Build a model of a configuration on the meta device, which takes no memory, and read its shape.
+
+    It has its language-model head where transformers knows one for text alone.
 
     Parameters
     ----------
@@ -87,10 +81,10 @@ def shape_of_config(config: Any, name: str, dtype: torch.dtype | None = None) ->
     dtype : torch.dtype or None, optional
         Of the weights; None: what the configuration says.
     """
+    causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=dtype or getattr(config, "dtype", None) or torch.float32
-        )
+        model = kind.from_config(config, dtype=dtype or getattr(config, "dtype", None) or torch.float32)
     return shape_of(model, find_sites(model), name)
 
 
@@ -136,6 +130,20 @@ def _stacks(model: nn.Module, sites: Sequence[Site]) -> list[str]:
     return found
 
 
+def _outside(model: nn.Module, stacks: list[str], counted: tuple[Any, ...]) -> tuple[Weights, Weights]:
+    """What lies outside the layers and beside what is counted already: of the models of text, and of others."""
+    of_text = {id(model), *(id(_inner_model(model, stack)) for stack in stacks)}
+    rest, elsewhere = Weights(), Weights()
+    for path, parameter in model.named_parameters():
+        if any(path.startswith(f"{stack}.") for stack in stacks) or any(parameter is one for one in counted):
+            continue
+        if id(_inner_model(model, path.rpartition(".")[0])) in of_text:
+            rest += Weights(parameters=parameter.numel())
+        else:
+            elsewhere += Weights(parameters=parameter.numel())
+    return rest, elsewhere
+
+
 def _head(model: nn.Module) -> nn.Parameter | None:
     getter: Any = getattr(model, "get_output_embeddings", None)
     head = None if getter is None else getter()
@@ -143,7 +151,7 @@ def _head(model: nn.Module) -> nn.Parameter | None:
 
 
 def _layers(model: nn.Module, stack: str, sites: Sequence[Site]) -> Iterator[LayerShape]:
-    config = _config(model, stack)
+    config = _inner_model(model, stack).config
     layers = model.get_submodule(stack)
     assert isinstance(layers, nn.ModuleList)
     for place, layer in enumerate(layers):
@@ -171,14 +179,14 @@ def _mixings(layer: nn.Module, config: Any) -> Iterator[Mixing]:
         yield mixing_of(module, config)
 
 
-def _config(model: nn.Module, path: str) -> Any:
-    """Configuration of the innermost model of transformers that a module is part of."""
+def _inner_model(model: nn.Module, path: str) -> Any:
+    """Innermost model of transformers that a module is part of."""
     inner = found = model
     for part in path.split("."):
         inner = inner.get_submodule(part)
         if isinstance(inner, transformers.PreTrainedModel):
             found = inner
-    return found.config
+    return found
 
 
 def _parts(model: nn.Module, path: str, layer: nn.Module, sites: list[Site]) -> dict[str, Weights]:

@@ -122,7 +122,9 @@ class ModelShape:
     tied : bool
         Whether the head uses the table of embeddings.
     rest : Weights
-        What lies outside the layers: the last norm.
+        What lies outside the layers and runs for every token: the last norm.
+    elsewhere : Weights
+        What text does not reach, such as a vision tower.
     layers : tuple of LayerShape
         In the order in which they run.
     recorded : bool
@@ -137,6 +139,7 @@ class ModelShape:
     head: Weights | None
     tied: bool
     rest: Weights
+    elsewhere: Weights
     layers: tuple[LayerShape, ...]
     recorded: bool = False
 
@@ -179,7 +182,7 @@ class ModelShape:
     @property
     def total_parameters(self) -> float:
         """Parameters of the whole model."""
-        return self._parameters(lambda experts: experts.number)
+        return self._parameters(lambda experts: experts.number) + self.elsewhere.parameters
 
     @property
     def active_parameters(self) -> float:
@@ -272,6 +275,7 @@ def shape_of_recorded(
         head=None,
         tied=False,
         rest=Weights(),
+        elsewhere=Weights(),
         layers=tuple(
             LayerShape(f"layer {layer}", experts=Experts(experts, top_k, None, size))
             for layer, size in enumerate(sizes)
@@ -298,7 +302,7 @@ def read_shape(path: Path) -> ModelShape:
         return ModelShape(
             **{
                 **values,
-                **{key: _weights(values[key]) for key in ("embedding", "head", "rest")},
+                **{key: _weights(values[key]) for key in ("embedding", "head", "rest", "elsewhere")},
                 "layers": tuple(_layer(layer) for layer in values["layers"]),
             }
         )
