@@ -180,9 +180,10 @@ class Ranges:
         for router in policy._routers:
             self._replace(router, "_forward", decision)
         decider = policy._decider
-        self._replace(decider, "remember", functools.partial(self._marked, CACHE))
-        self._replace(decider, "begin", self._with_cache)
-        self._mark_look_up()
+        if policy._settings.cache is not None:
+            self._replace(decider, "remember", functools.partial(self._marked, CACHE))
+            self._replace(decider, "begin", self._with_cache)
+            self._mark_look_up()
         for observer in policy._observers:
             for name in _SEEN_BY_OBSERVERS:
                 self._replace(observer, name, functools.partial(self._marked, AUDIT))
