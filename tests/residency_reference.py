@@ -52,9 +52,9 @@ def replay_residency(
             if expert in resident:
                 continue
             if len(order) == capacity:
-                free = [other for other in order if other not in busy]
+                free = [other for other in order if other not in busy and other not in wanted]
                 if not free:
-                    continue  # every place is needed now: the prediction is dropped
+                    continue  # every place is needed now, or for the same layer: the prediction is dropped
                 evict(order, free[0])
             order.append(expert)
             idle.add(expert)

@@ -165,7 +165,7 @@ class Residency:
         self.counts.accesses += len(wanted)
         self.counts.hits += len(hits)
         self.counts.demand_loads += len(missing)
-        return Demand(hits, self._load(missing, force=True))
+        return Demand(hits, self._load(missing, self._needed, force=True))
 
     def predict(self, layer: int, experts: Collection[int]) -> tuple[Slot, ...]:
         """Experts are predicted for a layer; what is to be loaded, in this order."""
@@ -175,14 +175,15 @@ class Residency:
         for key in wanted:
             if key in places:
                 places.touch(key)
-        loads = self._load(missing, force=False)
+        # One prediction does not push out another for the same layer.
+        loads = self._load(missing, self._needed.union(wanted), force=False)
         self.counts.prefetch_loads += len(loads)
         return loads
 
-    def _load(self, experts: Sequence[Expert], force: bool) -> tuple[Slot, ...]:
+    def _load(self, experts: Sequence[Expert], kept: Collection[Expert], force: bool) -> tuple[Slot, ...]:
         loads = []
         for key in experts:
-            found = self._places[key[0]].put(key, self._needed, force)
+            found = self._places[key[0]].put(key, kept, force)
             if found is None:
                 continue
             place, victim = found
