@@ -123,6 +123,57 @@ def test_weights_are_read_once_and_of_experts_those_that_are_needed():
     assert len(sites) == 3 and {one.part for one in counts} == set(PARTS) - {"dense"}
 
 
+CACHES = (
+    *("bailing_hybrid", "dbrx", "deepseek_v3", "gemma4", "gpt_oss", "granitemoehybrid", "jamba", "kimi_linear"),
+    *("lfm2_moe", "mimo_v2_flash", "mixtral", "nemotron_h", "qwen3_next"),
+)
+"""Families of every kind of cache: keys and values, a latent, a recurrent state, the last inputs of a convolution."""
+
+
+@pytest.mark.parametrize("family", CACHES)
+def test_caches_are_as_large_as_those_of_the_running_model(family):
+    model = build_family(family)
+    shape = shape_of(model, find_sites(model), family)
+    with torch.no_grad():
+        past = model(tokens(LENGTH), use_cache=True).past_key_values
+    held = 0
+    for place, (layer, cache) in enumerate(zip(shape.layers, past.layers, strict=True)):
+        ours = of_layer(count(shape, "decode", BATCH, LENGTH), place).get("attention")
+        keys, states = getattr(cache, "keys", None), getattr(cache, "recurrent_states", None)
+        if keys is not None:
+            stored = (keys.nbytes + cache.values.nbytes) / LENGTH
+            assert ours.key_value_bytes == stored * (LENGTH + 2)  # all behind and the new one read, and that written
+        elif states is not None:
+            # a convolution alone has no other state; beside another one, its last inputs are left out
+            kept = [state for state in states.values() if state is not None] or cache.conv_states.values()
+            assert ours.key_value_bytes == 2 * sum(state.nbytes for state in kept) > 0
+        else:
+            assert layer.attention is None
+            continue
+        held += 1
+    assert held >= 2
+
+
+def test_a_state_is_updated_and_read_out_for_each_token():
+    model = build_family("qwen3_next")
+    shape = shape_of(model, find_sites(model), "mine")
+    for phase, ran in (("prefill", 5 * LENGTH), ("decode", 5)):
+        ours = of_layer(count(shape, phase, 5, LENGTH), 0)["attention"]
+        assert ours.flops - 2 * shape.layers[0].attention.matrix * ran == 2 * 2 * 4 * 8 * 8 * ran
+
+
+def test_activations_by_hand():
+    _, _, shape = model_of("qwen2_moe")  # hidden 32, E 8, k 3, experts of 24, a shared one of 40
+    ours = of_layer(count(shape, "prefill", 2, 5), 1)
+    assert ours["gate"].activation_bytes == 10 * (32 + 8) * 4
+    assert ours["experts"].activation_bytes == 10 * 3 * ((32 + 2 * 24) + (24 + 32)) * 4
+    assert ours["shared_experts"].activation_bytes == 10 * (3 * (32 + 40) + (32 + 1)) * 4
+    gathered, returned = 2 * 10 * 3 * 32, 10 * 3 * 32 + 10 * 32
+    assert ours["dispatch"].activation_bytes == (gathered + returned) * 4
+    assert ours["top_k"].activation_bytes == 10 * (8 * 4 + 3 * (4 + 8))
+    assert ours["attention"].activation_bytes == 10 * ((32 + 32) * 2 + (32 + 16) * 2) * 4
+
+
 def test_distinct_experts_with_even_loads():
     assert expected_distinct(8, 2, 1) == pytest.approx(2)
     assert expected_distinct(64, 8, 10_000) == pytest.approx(64)

@@ -55,6 +55,15 @@ def test_layers_without_experts_come_before_the_next_experts():
     assert before[0] - before[1] > 0.8 * sum(dense)
 
 
+def test_shared_experts_run_after_those_of_their_layer():
+    shape, device = published_shape("deepseek-v3"), PRESETS["h100-sxm"]
+    counts = count(shape, "decode", 1, 512)
+    last = [one for one in counts if one.layer == 60 and one.part == "shared_experts"]
+    head = [one for one in counts if one.part == "lm_head"]
+    after = sum(part_seconds(one, device) for one in (*last, *head))
+    assert after_experts(shape, device, "decode", 1, 512) == pytest.approx(after, rel=1e-12)
+
+
 @pytest.mark.parametrize("distinct", [2.0, 6.0])
 def test_experts_are_so_many_times_one_expert(distinct):
     shape, device = published_shape("olmoe-1b-7b"), PRESETS["rtx-4090"]

@@ -14,7 +14,8 @@ from var_core.errors import VarError
 from var_core.routing.sites import find_sites
 from var_core.systems.counts import count
 from var_core.systems.detect import shape_of, shape_of_config, shape_of_folder
-from var_core.systems.shape import ModelShape, read_shape, shape_of_recorded, write_shape
+from var_core.systems.shape import ModelShape, shape_of_recorded
+from var_core.systems.shape_file import read_shape, write_shape
 
 NO_WHOLE = {"nllb_moe", "longcat_flash"}  # refused; identity experts that hold only a half of their parameters
 

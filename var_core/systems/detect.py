@@ -30,8 +30,8 @@ def shape_of(model: nn.Module, sites: Sequence[Site], name: str) -> ModelShape:
     dense, and all else in a layer to other. What is assumed of attention: multi-head latent attention caches its
     latent and decodes with the projections absorbed; sparse attention with an indexer attends to ``index_topk`` tokens
     and its scoring of the others is left out; linear attention, Mamba and short convolutions keep a state whose size
-    is the product of the module's own sizes; cross-attention is taken for self-attention. Identity experts are counted
-    like the others.
+    is the product of the module's own sizes (the last inputs of convolutions beside it are left out); cross-attention
+    is taken for self-attention. Identity experts are counted like the others.
 
     Parameters
     ----------

@@ -100,8 +100,8 @@ PRESETS: dict[str, Device] = {
             launch=10e-6,
             memory_bytes=18 * _GIB,
             source="a laptop with unified memory like Apple's M3 Pro (technical specifications: 150 GB/s, 18 GB; about "
-            "7.4 TFLOP/s in FP32 by its cores and clock) and a PCIe 4.0 x4 NVMe disk like Samsung's 990 PRO (data sheet: "
-            "7,450 MB/s sequential read, rounded down); latency and launch are usual values, not from the sheets",
+            "7.4 TFLOP/s in FP32 by its cores and clock) and a PCIe 4.0 x4 NVMe disk like Samsung's 990 PRO (data "
+            "sheet: 7,450 MB/s sequential read, rounded down); latency and launch are usual values, not from a sheet",
         ),
         Device(
             "phone-ufs",

@@ -44,10 +44,10 @@ def mixing_of(module: nn.Module, config: Any) -> Mixing:
     config : transformers.PreTrainedConfig
         Of the model that it is part of.
     """
-    if _RECURRENT.search(type(module).__name__):
-        return Mixing(state_width=_state(module, config))
     if isinstance(getattr(module, "kv_lora_rank", None), int):
         return _latent(module, config)
+    if _RECURRENT.search(type(module).__name__):
+        return Mixing(state_width=_state(module, config))
     heads = _number(module, config, _HEADS)
     width = _number(module, config, ("head_dim", "d_kv", "key_value_proj_dim")) or (
         _number(module, config, ("hidden_size", "d_model")) // max(heads, 1)
