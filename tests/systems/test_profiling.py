@@ -12,14 +12,12 @@ from var_core.errors import VarError
 from var_core.evaluation.arms import all_tokens
 from var_core.policy.audit import AuditMonitor
 from var_core.policy.shadow import ShadowAudit
+from var_core.systems.names import DECODE, PHASES, PREFILL
 from var_core.systems.profiles import (
     AUDITED,
     BARE,
-    DECODE,
-    PHASES,
     PLAIN,
     POLICY,
-    PREFILL,
     PROFILER,
     PROFILES,
     STOPWATCH,
@@ -130,6 +128,7 @@ def test_a_round_is_a_prefill_and_tokens_behind_it_with_a_real_cache(subject, ar
 
     def keep(module, arguments, keywords):
         past = keywords["past_key_values"]
+        assert keywords["logits_to_keep"] == 1
         seen.append((tuple(keywords["input_ids"].shape), 0 if past is None else past.get_seq_length()))
 
     handle = subject.model.register_forward_pre_hook(keep, with_kwargs=True)

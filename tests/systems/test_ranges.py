@@ -14,8 +14,8 @@ from var_core.policy.runtime import Observer
 from var_core.policy.settings import CacheSettings, PolicySettings
 from var_core.policy.shadow import ShadowAudit
 from var_core.routing.sites import find_sites
-from var_core.systems import ranges
 from var_core.systems.markers import Span, Stopwatch, exclusive_seconds
+from var_core.systems.names import OTHER
 from var_core.systems.ranges import Ranges, find_places
 
 IDS = torch.randint(12, (2, 16), generator=torch.Generator().manual_seed(3))
@@ -207,7 +207,7 @@ def test_exclusive_times_of_a_stopwatch_make_the_whole():
     time.sleep(0.01)
     seconds = stopwatch.stop()
     whole = time.perf_counter() - begin
-    assert set(seconds) == {"gate", "experts", ranges.OTHER}
+    assert set(seconds) == {"gate", "experts", OTHER}
     assert sum(seconds.values()) == pytest.approx(whole, abs=1e-4)
     assert [seconds[part] for part in ("gate", "experts", "other")] == pytest.approx([0.02, 0.04, 0.01], abs=5e-3)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.profiler import record_function
 
-from var_core.systems.ranges import OTHER
+from var_core.systems.names import OTHER
 
 PREFIX = "VAR "
 """What the names of ranges begin with in a trace."""

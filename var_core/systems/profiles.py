@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from var_core.errors import VarError
-from var_core.systems.ranges import PARTS
+from var_core.systems.names import PARTS, POLICY_PARTS
 
-PREFILL, DECODE = "prefill", "decode"
-PHASES = (PREFILL, DECODE)
 PLAIN, POLICY, AUDITED = "plain", "policy", "policy_audited"
 BARE, STOPWATCH, PROFILER = "none", "stopwatch", "profiler"
 WHOLE = "whole"
@@ -122,7 +120,7 @@ class Measured:
         rows = []
         for (key, phase), rounds in self.seconds.items():
             device = self.device_seconds[key, phase]
-            for part in (WHOLE, *PARTS):
+            for part in (WHOLE, *PARTS, *POLICY_PARTS):
                 if not any(part in each for each in rounds):
                     continue
                 values = np.array([each.get(part, 0.0) for each in rounds])

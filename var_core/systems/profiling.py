@@ -7,6 +7,7 @@ is seen by the same passes without any.
 
 import gc
 import gzip
+import inspect
 import shutil
 import tempfile
 import time
@@ -29,7 +30,8 @@ from var_core.models.placement import input_device
 from var_core.policy.runtime import RuntimePolicy
 from var_core.routing.sites import Site
 from var_core.systems.markers import Annotations, Stopwatch, recorded_seconds
-from var_core.systems.profiles import BARE, DECODE, PREFILL, PROFILER, STOPWATCH, Key, Measured, Passes, Plan
+from var_core.systems.names import DECODE, PREFILL
+from var_core.systems.profiles import BARE, PROFILER, STOPWATCH, Key, Measured, Passes, Plan
 from var_core.systems.ranges import Marker, Ranges
 
 
@@ -39,6 +41,9 @@ class Profiling:
     def __init__(self, model: Any, sites: tuple[Site, ...], policies: Mapping[str, RuntimePolicy | None]) -> None:
         self._model, self._sites, self._policies = model, sites, policies
         self.device = input_device(model)
+        # Of the last token, as far as a model can be told so.
+        some = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._logits = {"logits_to_keep": 1} if some else {}
 
     def run(self, arm: str, instrument: str, token_ids: torch.Tensor, context: int) -> dict[str, Passes]:
         """Run a context and what is decoded behind it; seconds of one pass by phase."""
@@ -109,7 +114,8 @@ class Profiling:
                 with watched(phase):
                     for place in places:
                         ids = token_ids[:, place : place + length]
-                        past = self._model(input_ids=ids, past_key_values=past, use_cache=True).past_key_values
+                        more = {"past_key_values": past, "use_cache": True, **self._logits}
+                        past = self._model(input_ids=ids, **more).past_key_values
                     self._wait()
                 passes[phase] = Passes((time.perf_counter() - begin) / len(places), {}, {})
         return passes
@@ -130,7 +136,7 @@ def profile(
 ) -> pa.Table:
     """Profile a model as it is and under policies.
 
-    Logits are worked out of every token of a prefill, as the model does by itself.
+    Logits are worked out of the last token of a prefill, as to generate, but by models that know no such limit.
 
     Parameters
     ----------

@@ -16,14 +16,19 @@ from torch import nn
 
 from var_core.policy.runtime import RuntimePolicy
 from var_core.routing.sites import Site
-
-ATTENTION, GATE, TOP_K, DISPATCH, EXPERTS = "attention", "gate", "top_k", "dispatch", "experts"
-SHARED_EXPERTS, DENSE, OTHER, LM_HEAD = "shared_experts", "dense", "other", "lm_head"
-POLICY_DECISION, CACHE, AUDIT = "policy_decision", "cache", "audit"
-PARTS = (
-    ATTENTION, GATE, TOP_K, DISPATCH, EXPERTS, SHARED_EXPERTS, DENSE, OTHER, LM_HEAD, POLICY_DECISION, CACHE, AUDIT
-)  # fmt: skip
-"""Parts in the order in which they are told; the last three are there under a policy only."""
+from var_core.systems.names import (
+    ATTENTION,
+    AUDIT,
+    CACHE,
+    DENSE,
+    DISPATCH,
+    EXPERTS,
+    GATE,
+    LM_HEAD,
+    POLICY_DECISION,
+    SHARED_EXPERTS,
+    TOP_K,
+)
 
 _MIXERS = frozenset(
     {"self_attn", "self_attention", "attention", "attn", "linear_attn", "norm_attn_norm", "mamba", "conv", "mixer"}
@@ -51,7 +56,7 @@ class Place:
     Attributes
     ----------
     part : str
-        One of :data:`PARTS`.
+        One of :data:`var_core.systems.names.PARTS`.
     module : torch.nn.Module
     method : str
         What is called of it.
