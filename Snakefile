@@ -1,7 +1,8 @@
 """VAR: is the routing of a Mixture-of-Experts model predictable, from what, and what is that worth?
 
 A table of contents. Each stage is a target: snakemake corpus | model | capture | statistics | hypotheses |
-policy | tuning | evaluation | certificate | warehouse | figures | report. Without a target everything is made.
+policy | tuning | evaluation | certificate | profile | costs | break_even | warehouse | figures | report. Without a
+target everything is made.
 """
 
 from snakemake.utils import min_version
@@ -27,6 +28,7 @@ include: "rules/hypotheses.smk"
 include: "rules/evaluation.smk"
 include: "rules/policy.smk"
 include: "rules/tuning.smk"
+include: "rules/systems.smk"
 include: "rules/warehouse.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
@@ -38,5 +40,6 @@ rule all:
         rules.warehouse.input,
         rules.evaluation.input,
         rules.tuning.input,
+        rules.break_even.input,
         rules.figures.input,
         rules.report.input,

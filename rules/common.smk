@@ -79,6 +79,15 @@ MEASURED = ("space", "front_points", "max_sequences", "confidence", *OF_CONSTRAI
 PROBED = CONFIG.tuning.model_dump(mode="json", include=set(OF_SPACE))
 AFTERWARDS = ("workers", "front_points", "max_sequences", "confidence", "choose")
 SEARCHED = CONFIG.tuning.model_dump(mode="json", exclude=set(AFTERWARDS))
+SYSTEMS_RUNS = RUNS if CONFIG.systems.enabled else []
+# Runs whose model is run, profiled and offloaded.
+MODEL_RUNS = [run for run in POLICY_RUNS if run in SYSTEMS_RUNS]
+SYSTEMS_OF_COSTS = {"devices", "own_devices", "costs"}
+SYSTEMS_OF_CACHES = {"devices", "own_devices", "caches"}
+SYSTEMS_TABLES = ("costs", "cache_simulations", "break_even")
+MODEL_TABLES = (
+    ("profile", "offloaded") if CONFIG.systems.offload.enabled else ("profile",)
+)
 EVALUATED = {(run.model, run.corpus) for run in POLICY_RUNS}
 EVALUATION_TABLES = (
     "policies",
@@ -338,6 +347,59 @@ def tuning_tables(wildcards):
     return [f"{folder}/{name}.parquet" for name in TUNING_TABLES]
 
 
+def replayed_files(wildcards):
+    """What caches of experts are replayed on: unseen routing, and what was learned from other text."""
+    traced = {
+        name: shard_files(wildcards, "trace", split) if split in TRACED else []
+        for name, split in (("heldout", "heldout"), ("seen", "capture"))
+    }
+    model = wildcards.model not in TRACE_MODELS
+    return traced | {
+        "documents": documents_file(wildcards),
+        "model": f"results/models/{wildcards.model}/model.json" if model else [],
+        "folder": demo_folder(wildcards),
+        "policy": policy_files(wildcards) if has_policy(wildcards) else [],
+        "machine": machine_file(wildcards),
+    }
+
+
+def has_policy(wildcards):
+    """Whether a run has a policy, and its model is run."""
+    return (wildcards.model, wildcards.corpus) in EVALUATED
+
+
+def machine_file(wildcards):
+    """What was measured of this machine with a run's model; nothing for routing that somebody recorded."""
+    if not has_policy(wildcards):
+        return []
+    return f"results/{wildcards.model}/{wildcards.corpus}/systems/machine.json"
+
+
+def broken_even_files(wildcards):
+    """What is known of a run's costs."""
+    folder = f"results/{wildcards.model}/{wildcards.corpus}"
+    ran = has_policy(wildcards)
+    return replayed_files(wildcards) | {
+        "simulations": f"{folder}/systems/cache_simulations.parquet",
+        "profile": f"{folder}/systems/profile.parquet" if ran else [],
+        "offloaded": (
+            f"{folder}/systems/offloaded.parquet"
+            if ran and CONFIG.systems.offload.enabled
+            else []
+        ),
+        "verdict": f"{folder}/evaluation/verdict.json" if ran else [],
+    }
+
+
+def systems_tables(wildcards):
+    """What a run's routing is worth, as tables; none where that is not asked."""
+    if not CONFIG.systems.enabled:
+        return []
+    folder = f"results/{wildcards.model}/{wildcards.corpus}/systems"
+    tables = [*SYSTEMS_TABLES, *(MODEL_TABLES if has_policy(wildcards) else ())]
+    return [f"{folder}/{name}.parquet" for name in tables]
+
+
 def drawn_tables(wildcards):
     """What a figure of a policy, or of the search for its settings, shows."""
     if wildcards.figure in OF_TUNING:
@@ -367,6 +429,7 @@ def warehouse_files(wildcards):
         files.add(f"results/{run.model}/{run.corpus}/hypotheses/verdicts.parquet")
         files.update(evaluation_tables(run))
         files.update(tuning_tables(run))
+        files.update(systems_tables(run))
     return sorted(files)
 
 
@@ -384,4 +447,6 @@ def summary_files(wildcards):
         files["policy"] = f"{folder}/evaluation/verdict.json"
         if TUNED:
             files["tuning"] = f"{folder}/tuning/summary.json"
+    if CONFIG.systems.enabled:
+        files["systems"] = f"{folder}/systems/verdict.json"
     return files

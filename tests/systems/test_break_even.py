@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from var_core.systems.break_even import Layer, expected_distinct
+from var_core.systems.break_even import Layer
 
 SECONDS = st.floats(1e-6, 1e-1)
 
@@ -40,10 +40,3 @@ def test_what_is_decided_beforehand_is_never_waited_for_longer_than_what_is_pred
     layer = Layer(before, experts, stall)
     assert layer.deciding_beforehand(share) <= layer.prefetching(share) + 1e-12
     assert layer.deciding_beforehand(share) <= layer.plain + 1e-12
-
-
-def test_distinct_experts_of_a_batch():
-    assert expected_distinct(8, 2, 1) == pytest.approx(2)
-    draws = np.random.default_rng(0).random((20000, 5, 8)).argsort(axis=2)[:, :, :2].reshape(20000, -1)
-    seen = np.mean([len(set(row)) for row in draws.tolist()])
-    assert expected_distinct(8, 2, 5) == pytest.approx(seen, rel=0.01)

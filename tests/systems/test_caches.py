@@ -88,7 +88,6 @@ def keep_plainly(needed, width, capacity, shared, key):
 
     `key` is called as key(item, uses so far, step of loading, step of last use, steps of all later uses).
     """
-    layers = len(needed[0])
     history = [(layer, frozenset((layer, expert) for expert in each))
                for step in needed for layer, each in enumerate(step)]  # fmt: skip
     caches, loads, uses, loaded, used = {}, 0, {}, {}, {}
@@ -204,9 +203,7 @@ def test_time_is_what_follows_from_every_load():
     assert right.stall[:, 0].tolist() == [(10 - 1) + (10 - 3) + (10 - 3), 0]
     assert right.late[:, 0].tolist() == [3, 0]
     assert right.loads.sum() == 0
-    wrong = replay_prefetching(
-        accesses, predicted_of_sets([[{1}, {0}], [{1}, {1}]], 2), own, False, pace
-    )
+    wrong = replay_prefetching(accesses, predicted_of_sets([[{1}, {0}], [{1}, {1}]], 2), own, False, pace)
     # Wrong ones are waited for too, and their bytes are moved in vain.
     assert wrong.stall[0, 0] > plain.stall[0, 0]
     assert wrong.moved.sum() > plain.moved.sum()

@@ -6,8 +6,8 @@ import pyarrow.compute as pc
 import pytest
 
 from var_core.errors import VarError
-from var_core.parquet import read_provenance, read_table
-from var_core.systems.costs import COSTS, count_costs, fits, write_costs
+from var_core.parquet import read_provenance, read_table, write_table
+from var_core.systems.costs import COSTS, count_costs, fits
 from var_core.systems.counts import count
 from var_core.systems.devices import PRESETS
 from var_core.systems.published import PUBLISHED, published_shape
@@ -64,7 +64,7 @@ def test_what_fits(table):
 
 
 def test_the_table_survives_its_file(table, tmp_path: Path):
-    write_costs(tmp_path / "costs.parquet", table, {"stage": "costs"})
+    write_table(tmp_path / "costs.parquet", table, {"stage": "costs"})
     again = read_table(tmp_path / "costs.parquet")
     assert again.equals(table) and read_provenance(tmp_path / "costs.parquet") == {"stage": "costs"}
 

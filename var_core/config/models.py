@@ -147,6 +147,10 @@ ModelConfig = Annotated[HubModel | FolderModel | DemoModel, Field(discriminator=
 """Models that can be loaded and run."""
 
 
+Architecture = Literal["mixtral-8x7b", "olmoe-1b-7b", "qwen3-30b-a3b", "deepseek-v3", "gpt-oss-120b"]
+"""Known architectures, as :mod:`var_core.systems.published` builds them."""
+
+
 class TraceModel(Block):
     """A model whose routing somebody else recorded: nothing is loaded or run. Goes with a corpus of the same source."""
 
@@ -164,6 +168,10 @@ class TraceModel(Block):
     """token ids that the model knows; null: as many as the tokenizer has, or up to the largest that was recorded"""
     tokenizer: str | None = None
     """folder of a Hugging Face tokenizer, to show tokens as text; null: token ids are shown as numbers"""
+    expert_bytes: PositiveInt | tuple[PositiveInt, ...] | None = None
+    """bytes of an expert, or of one of each layer, for caches of experts; null: those of `architecture`"""
+    architecture: Architecture | None = None
+    """the known architecture that was recorded, for what its parts cost; null: only loads are counted, no times"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TraceModel":
@@ -173,6 +181,8 @@ class TraceModel(Block):
             raise ValueError(f"moe_layers names {len(self.moe_layers)} layers, but layers is {self.layers}")
         if self.moe_layers is not None and list(self.moe_layers) != sorted(self.moe_layers):
             raise ValueError("moe_layers must be in the order in which the layers run")
+        if isinstance(self.expert_bytes, tuple) and self.layers not in (None, len(self.expert_bytes)):
+            raise ValueError(f"expert_bytes names {len(self.expert_bytes)} layers, but layers is {self.layers}")
         return self
 
 

@@ -17,6 +17,7 @@ from var_core.config.hypotheses import HypothesesConfig
 from var_core.config.models import AnyModelConfig, DemoModel, TraceModel
 from var_core.config.policy import CertificateConfig, EvaluationConfig, PolicyConfig
 from var_core.config.statistics import StatisticsConfig
+from var_core.config.systems import SystemsConfig
 from var_core.config.tuning import TABLES_OF, TuningConfig
 from var_core.errors import VarError
 
@@ -59,6 +60,8 @@ class Config(Block):
     """how policies are compared with the plain model on held-out text"""
     certificate: CertificateConfig = CertificateConfig()
     """what is promised of a policy"""
+    systems: SystemsConfig = SystemsConfig()
+    """what predictable routing is worth, on which hardware"""
     figures: FiguresConfig = FiguresConfig()
     """how figures are drawn"""
 

@@ -1,10 +1,10 @@
 """When it pays to fetch experts before they are needed: a condition in closed form, and a map of it.
 
-A pass runs L layers. In each, n distinct experts are needed, of which a cache holds a share h; one load takes t. Without
-prediction a layer waits for its missing experts, S = n (1 - h) t. With it, as many experts are predicted as are needed,
-and a share r of those needed is among them (the recall). What is predicted and missing travels during the window W in
-which this layer's experts and the next one's attention are computed; it is as much, for wrong predictions are missing
-as often as right ones: S. What was not predicted is loaded when it is needed: (1 - r) S. So a layer waits
+A pass runs L layers. In each, n distinct experts are needed, of which a cache holds a share h; one load takes t.
+Without prediction a layer waits for its missing experts, S = n (1 - h) t. With it, as many experts are predicted as
+are needed, and a share r of those needed is among them (the recall). What is predicted and missing travels during the
+window W in which this layer's experts and the next one's attention are computed; it is as much, for wrong predictions
+are missing as often as right ones: S. What was not predicted is loaded when it is needed: (1 - r) S. So a layer waits
 max(0, S - W) + (1 - r) S, and prediction saves
 
     min(S, W) - (1 - r) S - d,
@@ -21,71 +21,62 @@ the policy's loss, not time. Where all experts are in memory S is 0, and what re
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer of a pass costs, averaged over layers; all of them seconds, and arrays that broadcast.
+    """What a layer of a pass costs, averaged over layers; all of them seconds, and numbers or arrays that broadcast.
 
     Attributes
     ----------
-    before : array_like
+    before : numpy.ndarray or float
         Until its experts run: attention, gate, and what lies between.
-    experts : array_like
+    experts : numpy.ndarray or float
         Of its distinct experts.
-    stall : array_like
+    stall : numpy.ndarray or float
         S: loading those that the cache does not hold.
-    deciding : array_like
+    deciding : numpy.ndarray or float
         d: of the prediction.
-    gate : array_like
+    gate : numpy.ndarray or float
         Of `before`, the router's.
     """
 
-    before: ArrayLike
-    experts: ArrayLike
-    stall: ArrayLike
-    deciding: ArrayLike = 0.0
-    gate: ArrayLike = 0.0
+    before: Doubles | float
+    experts: Doubles | float
+    stall: Doubles | float
+    deciding: Doubles | float = 0.0
+    gate: Doubles | float = 0.0
 
     @property
     def window(self) -> Doubles:
         """W: the time in which loads for the next layer travel unnoticed."""
-        return np.asarray(self.before, np.float64) + np.asarray(self.experts, np.float64)
+        return np.asarray(self.before + self.experts, np.float64)
 
     @property
     def plain(self) -> Doubles:
         """Seconds without prediction."""
-        return self.window + np.asarray(self.stall, np.float64)
+        return np.asarray(self.window + self.stall)
 
-    def prefetching(self, recall: ArrayLike) -> Doubles:
+    def prefetching(self, recall: Doubles | float) -> Doubles:
         """Seconds with as many experts predicted as are needed, a share `recall` of them rightly."""
-        stall, share = np.asarray(self.stall, np.float64), np.asarray(recall, np.float64)
-        return self.window + self.deciding + np.maximum(stall - self.window, 0) + (1 - share) * stall
+        waiting = np.maximum(self.stall - self.window, 0) + (1 - recall) * self.stall
+        return np.asarray(self.window + self.deciding + waiting)
 
-    def deciding_beforehand(self, share: ArrayLike) -> Doubles:
+    def deciding_beforehand(self, share: Doubles | float) -> Doubles:
         """Seconds where a share of the decisions is made by a policy before the pass, in the router's place."""
-        stall, known = np.asarray(self.stall, np.float64), np.asarray(share, np.float64)
-        own = self.window + self.deciding - known * np.asarray(self.gate, np.float64)
-        return np.asarray(own + np.maximum(known * stall - self.window, 0) + (1 - known) * stall)
+        own = self.window + self.deciding - share * self.gate
+        return np.asarray(own + np.maximum(share * self.stall - self.window, 0) + (1 - share) * self.stall)
 
     def break_even_recall(self) -> Doubles:
         """The recall above which prefetching pays; above 1 where it never does; NaN where nothing is loaded."""
         stall = np.asarray(self.stall, np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
-            least = 1 - np.minimum(1, self.window / stall) + np.asarray(self.deciding, np.float64) / stall
+            least = 1 - np.minimum(1, self.window / stall) + self.deciding / stall
         return np.where(stall > 0, least, np.nan)
 
-    def speed_up(self, recall: ArrayLike) -> Doubles:
+    def speed_up(self, recall: Doubles | float) -> Doubles:
         """Time without prediction over that with it."""
         return np.asarray(self.plain / self.prefetching(recall))
-
-
-def expected_distinct(experts: int, top_k: int, tokens: ArrayLike) -> Doubles:
-    """Distinct experts that tokens choose at a layer, if loads are even and choices independent.
-
-    n = E (1 - (1 - k / E)^B).
-    """
-    return np.asarray(experts * (1 - (1 - top_k / experts) ** np.asarray(tokens, np.float64)))

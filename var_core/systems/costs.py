@@ -1,12 +1,10 @@
 """The table of counted costs: operations, bytes and modelled seconds of each part, by model, device, phase and size."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from var_core.parquet import write_table
 from var_core.systems.counts import PartCount, amdahl_ceiling, count
 from var_core.systems.devices import Device
 from var_core.systems.names import GATE, PARTS, PHASES, TOP_K
@@ -95,11 +93,6 @@ def fits(shape: ModelShape, device: Device, batch: int, context: int) -> bool:
         for one in layer.mixing
     )
     return bool(shape.weight_bytes + batch * cached * shape.dtype_bytes <= device.memory_bytes)
-
-
-def write_costs(path: Path, table: pa.Table, provenance: dict[str, Any]) -> None:
-    """Write the table as Parquet."""
-    write_table(path, table, provenance)
 
 
 def _rows(counts: Sequence[PartCount], device: Device, whole_fits: bool) -> Iterator[dict[str, Any]]:

@@ -137,10 +137,11 @@ def replay(
     elif rule == "belady":
         values = -(accesses.next_uses(cold) if next_uses is None else next_uses)
     items = accesses.layers * accesses.experts_of_layer
+    heap, place, keys = np.zeros((3, items), np.int64)
     hits, loads = np.zeros(accesses.units, np.int64), np.zeros((accesses.units, accesses.layers), np.int64)
     _replay(
         accesses.offsets, accesses.experts, accesses.unit, accesses.starts & cold, RULES.index(rule), values,
-        capacity.limits, capacity.shared, capacity.sizes, accesses.experts_of_layer, *np.zeros((3, items), np.int64),
+        capacity.limits, capacity.shared, capacity.sizes, accesses.experts_of_layer, heap, place, keys,
         np.zeros((2, accesses.layers), np.int64), hits, loads,
     )  # fmt: skip
     return Replayed(hits, loads, loads @ capacity.sizes)

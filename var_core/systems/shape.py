@@ -225,6 +225,19 @@ class ModelShape:
             ),
         )
 
+    def with_sizes(self, expert_bytes: Sequence[int]) -> "ModelShape":
+        """The same model with so many bytes of an expert of each MoE layer."""
+        sizes = dict(zip(self.moe_places, expert_bytes, strict=True))
+        return replace(
+            self,
+            layers=tuple(
+                layer
+                if layer.experts is None
+                else replace(layer, experts=replace(layer.experts, bytes_each=float(sizes[place])))
+                for place, layer in enumerate(self.layers)
+            ),
+        )
+
     def require_all(self) -> None:
         """Refuse a shape of which only the experts are known.
 

@@ -13,6 +13,8 @@ from var_core.hypotheses.resampling import bootstrap_weights, generator, ratio_i
 from var_core.progress import Progress
 from var_core.statistics.compiled import Doubles, Wholes
 from var_core.systems.accesses import Decisions
+from var_core.systems.devices import Device
+from var_core.systems.pace import pace_of
 from var_core.systems.predictions import (
     PREDICTORS,
     Knowledge,
@@ -23,6 +25,7 @@ from var_core.systems.predictions import (
 )
 from var_core.systems.prefetching import Pace, Predicted, replay_prefetching
 from var_core.systems.replay import RULES, Capacity, replay
+from var_core.systems.shape import ModelShape
 from var_core.systems.stream import Stream, streams_of
 
 CACHE_SIMULATIONS = pa.schema(
@@ -76,22 +79,16 @@ class Setting:
     heat : numpy.ndarray or None
         int64 [L * E]: uses of each expert in other text.
     knowledge : Knowledge
-    devices : tuple of str
-        Names, D.
-    pace : mapping of str to Pace
-        Of these devices, by phase and batch as :func:`pace_key` names them; empty where it is not known.
+    shape : ModelShape
+    devices : tuple of Device
+        D of them.
     """
 
     expert_bytes: Wholes | None
     heat: Wholes | None
     knowledge: Knowledge
-    devices: tuple[str, ...]
-    pace: Mapping[str, Pace]
-
-
-def pace_key(phase: str, batch: int) -> str:
-    """The name of a pace."""
-    return f"{phase} {batch}"
+    shape: ModelShape
+    devices: tuple[Device, ...]
 
 
 @dataclass(frozen=True)
@@ -192,7 +189,7 @@ class _Rows:
         self._everything = int(sizes.sum()) * width
         self._next_uses = {cold: stream.accesses.next_uses(cold) for cold in (False, True)}
         self._plain: dict[tuple[int, str], Doubles] = {}
-        self._pace = setting.pace.get(pace_key(stream.phase, stream.batch))
+        self._pace = pace_of(setting.shape, setting.devices, stream) if setting.devices else None
         clusters = int(stream.cluster.max()) + 1
         self._weights = bootstrap_weights(clusters, config.bootstrap, generator(config.seed, "caches"))
         accesses = stream.accesses
@@ -206,7 +203,8 @@ class _Rows:
 
     def of(self, policy: str, caches: Sequence[Capacity]) -> Iterator[dict[str, Any]]:
         """Rows of a policy."""
-        predicted, scores = None, {"recall": None, "precision": None}
+        scores: dict[str, float | None] = {"recall": None, "precision": None}
+        predicted = None
         if policy in PREDICTORS:
             # Before a whole prompt is computed, nearly all experts are needed; there is nothing to predict.
             if self._stream.phase == "prefill" and not self._stream.recorded:
@@ -303,7 +301,7 @@ class _Rows:
             return
         for number, device in enumerate(self._setting.devices):
             yield row | {
-                "device": device,
+                "device": device.name,
                 "late": int(counted.late[number, own].sum()),
                 "stall_seconds": float(counted.stall[number, own].sum()),
                 "seconds": float(counted.seconds[number, own].sum()),
@@ -321,7 +319,7 @@ class _Rows:
     def _interval(self, parts: Wholes | Doubles, wholes: Wholes | Doubles) -> tuple[float | None, float | None]:
         own, clusters = self._stream.counted, self._weights.shape[1]
         sums = [
-            np.bincount(self._stream.cluster[own], values[own], minlength=clusters)[:, None]
+            np.bincount(self._stream.cluster[own], values[own], minlength=clusters)[:, None].astype(np.float64)
             for values in (parts, wholes)
         ]
         low, high = ratio_intervals(sums[0], sums[1], self._weights, self._config.confidence)[:, 0]

@@ -1,7 +1,7 @@
 """Saying beforehand which experts a layer will need."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ class NextLayer(NoPrediction):
         If it is of another shape.
     """
 
-    def __init__(self, together: NDArray[np.integer]) -> None:
+    def __init__(self, together: NDArray[Any]) -> None:
         if together.ndim != 3 or together.shape[1] != together.shape[2]:
             raise VarError(f"counts of experts at neighbouring layers have shape {together.shape}, not (L - 1, E, E)")
         super().__init__(len(together) + 1)

@@ -1,0 +1,13 @@
+from typing import TYPE_CHECKING
+
+import torch
+
+from var_core.job import logged
+from var_core.systems.jobs import Job, simulate_run
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with logged(snakemake.log[0]):
+    torch.set_num_threads(snakemake.threads)
+    simulate_run(Job.of(snakemake.input, snakemake.params), snakemake.output[0])
