@@ -106,6 +106,18 @@ def test_parts_that_compute_nothing_have_a_launch_only():
     assert found.launch["dispatch"] == pytest.approx(3e-6, rel=0.05) and found.heldout.worst < 0.03
 
 
+def test_one_launch_for_all_parts_is_what_a_device_has():
+    own = work()
+    same = replace(DEVICE, launch=dict.fromkeys(LAUNCH, 2e-5))
+    found = calibrate(own, same.seconds(own), (4, 32), one_launch=True)
+    assert set(found.launch) == set(LAUNCH) and found.heldout.worst < 0.01
+    assert list(found.launch.values()) == pytest.approx([2e-5] * 4, rel=0.05)
+    many = replace(DEVICE, launch={name: 50 * each for name, each in LAUNCH.items()})
+    worse = calibrate(own, many.seconds(own), (4, 32), one_launch=True)
+    assert len(set(worse.launch.values())) == 1 and worse.heldout.worst > 0.1
+    assert calibrate(own, many.seconds(own), (4, 32)).heldout.worst < 0.01
+
+
 @pytest.mark.parametrize(
     ("held_out", "change", "said"),
     [

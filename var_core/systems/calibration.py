@@ -119,6 +119,7 @@ def calibrate(
     held_out: Sequence[int],
     most_flops: float = np.inf,
     most_bandwidth: float = np.inf,
+    one_launch: bool = False,
 ) -> Calibration:
     """Fit a roofline to measured times by least squares of relative errors.
 
@@ -132,6 +133,8 @@ def calibrate(
         Batch sizes that are not fitted to, and tell how wrong the fit is.
     most_flops, most_bandwidth : float, optional
         Ceilings that were measured; nothing reaches more.
+    one_launch : bool, optional
+        A launch takes the same time whatever the part, as a :class:`var_core.systems.devices.Device` has it.
 
     Raises
     ------
@@ -154,7 +157,9 @@ def calibrate(
             f"calibration: {int((~out).sum())} measured times of {len(parts)} parts are too few to fit to when batch "
             f"sizes {', '.join(map(str, held_out))} are held out; profile more batch sizes"
         )
-    flops, bandwidth, launch = _fit(_some(work, ~out), measured[~out], parts, (most_flops, most_bandwidth))
+    kinds = dict.fromkeys(parts, "any") if one_launch else {part: part for part in parts}
+    flops, bandwidth, starts = _fit(_some(work, ~out), measured[~out], kinds, (most_flops, most_bandwidth))
+    launch = {part: starts[kind] for part, kind in kinds.items()}
     nothing = Error(float("nan"), float("nan"), 0)
     fit = Calibration(flops, bandwidth, launch, nothing, nothing, nothing)
     predicted = fit.seconds(work)
@@ -176,11 +181,12 @@ def _some(work: Work, chosen: NDArray[np.bool_]) -> Work:
 
 
 def _fit(
-    work: Work, seconds: Floats, parts: Sequence[str], most: tuple[float, float]
+    work: Work, seconds: Floats, kinds: Mapping[str, str], most: tuple[float, float]
 ) -> tuple[float, float, dict[str, float]]:
-    """Try balances, coarsely and then finely; operations, bytes a second, and seconds of a launch."""
-    number = np.array([parts.index(part) for part in work.part])
-    starts = np.eye(len(parts))[number] * work.launches[:, None]
+    """Try balances, coarsely and then finely; operations, bytes a second, and seconds of a launch of each kind."""
+    own = list(dict.fromkeys(kinds.values()))
+    number = np.array([own.index(kinds[part]) for part in work.part])
+    starts = np.eye(len(own))[number] * work.launches[:, None]
 
     def solve(logarithm: float) -> tuple[float, Floats]:
         return _solve(work, starts, seconds, float(np.exp(logarithm)), most)
@@ -197,7 +203,7 @@ def _fit(
     # Of a limit that no part met nothing is known, but that it is at most the ceiling.
     by_operations, by_bytes = _bound(work, float(np.exp(chosen)))
     found = (flops if by_operations else most[0], flops / float(np.exp(chosen)) if by_bytes else most[1])
-    return *found, dict(zip(parts, launch, strict=True))
+    return *found, dict(zip(own, launch, strict=True))
 
 
 def _bound(work: Work, balance: float) -> tuple[bool, bool]:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.profiler import record_function
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, record_function
 
 from var_core.systems.names import OTHER
 
@@ -132,22 +133,20 @@ def recorded_seconds(profiler: torch.profiler.profile) -> Exclusive:
         One that has ended.
     """
     # The events as the profiler has them: torch's own view of them takes a hundred times as long to make.
-    events = list(profiler.profiler.kineto_results.events())  # type: ignore[union-attr]
-    on_host = [event for event in events if event.device_type() == torch.autograd.DeviceType.CPU]
+    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
     spans = [
         Span(event.name().removeprefix(PREFIX), event.start_ns(), event.start_ns() + event.duration_ns())
-        for event in on_host
-        if event.name().startswith(PREFIX)
+        for event in events
+        if event.name().startswith(PREFIX) and event.device_type() == DeviceType.CPU
     ]
     launches: dict[int, int] = {}
     kernels: list[tuple[int, int]] = []
-    if len(on_host) < len(events):
-        launches = {event.correlation_id(): event.start_ns() for event in on_host}
-        kernels = [
-            (event.linked_correlation_id(), event.duration_ns())
-            for event in events
-            if event.device_type() == torch.autograd.DeviceType.CUDA and not event.is_user_annotation()
-        ]
+    if ProfilerActivity.CUDA in profiler.activities:
+        for event in events:
+            if event.device_type() == DeviceType.CPU:
+                launches[event.correlation_id()] = event.start_ns()
+            elif not event.is_user_annotation():
+                kernels.append((event.linked_correlation_id(), event.duration_ns()))
     return exclusive_seconds(spans, [(launches[launch], length) for launch, length in kernels if launch in launches])
 
 

@@ -56,7 +56,7 @@ class Plan:
     rounds : int
         Rounds that count, with the stopwatch and without.
     profiler_rounds : int
-        Rounds of these that count with torch's profiler too, which costs more.
+        Rounds of these in which torch's profiler watches the smallest and the largest batch, too; it takes long.
     warmup : int
         Rounds before, which do not count.
     confidence : float
@@ -67,8 +67,8 @@ class Plan:
     batches: tuple[int, ...] = (1, 2, 4, 8)
     context: int = 64
     steps: int = 4
-    rounds: int = 9
-    profiler_rounds: int = 3
+    rounds: int = 7
+    profiler_rounds: int = 6
     warmup: int = 1
     confidence: float = 0.95
     seed: int = 0
@@ -82,6 +82,16 @@ class Plan:
                 raise VarError(f"profile.{name}: {value} is too small; give at least {least}")
         if not 0 < self.confidence < 1:
             raise VarError(f"profile.confidence: {self.confidence:g} is no probability; give one between 0 and 1")
+
+    def instruments(self, number: int, batch: int) -> tuple[str, ...]:
+        """What watches a batch in a round; rounds of warmth have negative numbers."""
+        profiled = number < self.profiler_rounds and batch in (min(self.batches), max(self.batches))
+        return (BARE, STOPWATCH, PROFILER) if profiled else (BARE, STOPWATCH)
+
+    def runs(self, arms: int) -> int:
+        """How many runs a profile of so many arms takes, that for the trace left out."""
+        rounds = range(-self.warmup, self.rounds)
+        return arms * sum(len(self.instruments(number, batch)) for number in rounds for batch in self.batches)
 
 
 @dataclass
@@ -180,9 +190,3 @@ def overheads(profiles: pa.Table) -> dict[str, NDArray[np.float64]]:
         instrument: np.array([seconds / bare[place] - 1 for place, seconds in own.items()])
         for instrument, own in wholes.items()
     }
-
-
-def runs_of(plan: Plan, arms: int) -> int:
-    """How many runs a profile takes, the trace's left out."""
-    watched = 2 * (plan.warmup + plan.rounds) + plan.warmup * (plan.profiler_rounds > 0) + plan.profiler_rounds
-    return arms * len(plan.batches) * watched

@@ -31,7 +31,7 @@ from var_core.policy.runtime import RuntimePolicy
 from var_core.routing.sites import Site
 from var_core.systems.markers import Annotations, Stopwatch, recorded_seconds
 from var_core.systems.names import DECODE, PREFILL
-from var_core.systems.profiles import BARE, PROFILER, STOPWATCH, Key, Measured, Passes, Plan
+from var_core.systems.profiles import BARE, STOPWATCH, Key, Measured, Passes, Plan
 from var_core.systems.ranges import Marker, Ranges
 
 
@@ -175,8 +175,8 @@ def profile(
     text = torch.from_numpy(np.asarray(token_ids[:, :length], dtype=np.int64)).to(profiling.device)
     random = generator(plan.seed, "profile")
     for number in range(-plan.warmup, plan.rounds):
-        instruments = [BARE, STOPWATCH, *([PROFILER] if number < plan.profiler_rounds else [])]
         for batch in plan.batches:
+            instruments = plan.instruments(number, batch)
             rows = torch.from_numpy(random.permutation(len(text))[:batch]).to(profiling.device)
             keys = [Key(arm, batch, instrument) for arm in policies for instrument in instruments]
             for place in random.permutation(len(keys)):
