@@ -67,7 +67,7 @@ class Plan:
     batches: tuple[int, ...] = (1, 2, 4, 8)
     context: int = 64
     steps: int = 4
-    rounds: int = 7
+    rounds: int = 9
     profiler_rounds: int = 6
     warmup: int = 1
     confidence: float = 0.95
