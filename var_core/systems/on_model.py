@@ -34,7 +34,7 @@ from var_core.systems.offload.store import MappedStore, PinnedStore, write_exper
 from var_core.systems.predictions import PREDICTORS, Knowledge, fit_next_layer, predict, predicted_passes
 from var_core.systems.prefetching import Pace, Predicted, replay_prefetching
 from var_core.systems.profiled_work import profiled_work
-from var_core.systems.profiles import AUDITED, PLAIN, POLICY, STOPWATCH, Plan, runs_of
+from var_core.systems.profiles import AUDITED, PLAIN, POLICY, STOPWATCH, Plan
 from var_core.systems.profiling import profile
 from var_core.systems.replay import Capacity
 from var_core.systems.shape import ModelShape
@@ -79,7 +79,7 @@ def profile_run(
         POLICY: _policy(subject, policy, ()),
         AUDITED: _policy(subject, policy, (_auditor(len(subject.sites), audit),)),
     }
-    with Progress(runs_of(plan, len(arms)), "run", "profile") as progress:
+    with Progress(plan.runs(len(arms)), "run", "profile") as progress:
         table = profile(subject.model, subject.sites, text, arms, plan, trace, progress.advance)
     provenance = {
         "stage": "profile",
