@@ -192,7 +192,7 @@ class OffloadRunner:
         self._device = model.get_input_embeddings().weight.device
         self._batches = text.ids.to(self._device).split(text.batch)
 
-    def run(self, arms: Sequence[Arm], rounds: int = 5, seed: int = 0) -> OffloadedRun:
+    def run(self, arms: Sequence[Arm], rounds: int = 3, seed: int = 0) -> OffloadedRun:
         """Run all arms once untimed, to compare what they compute, then once a round in random order.
 
         Parameters
