@@ -9,8 +9,9 @@ from policy_subject import Subject
 from residency_reference import replay_residency
 from var_core.errors import VarError
 from var_core.parquet import read_provenance, read_table
+from var_core.systems.offload.arms import Arm, Text
 from var_core.systems.offload.prefetch import RandomExperts
-from var_core.systems.offload.run import OFFLOADED, Arm, OffloadRunner, Text, write_offloaded
+from var_core.systems.offload.run import OFFLOADED, OffloadRunner, write_offloaded
 from var_core.systems.offload.store import MappedStore, PinnedStore, write_experts
 from var_core.systems.offload.transfer import Link
 

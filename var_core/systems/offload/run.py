@@ -3,7 +3,7 @@
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,8 @@ import torch
 from var_core.errors import VarError
 from var_core.parquet import write_table
 from var_core.routing.sites import Site
+from var_core.systems.offload.arms import Arm, Text
 from var_core.systems.offload.experts import OffloadCounts, Offloaded
-from var_core.systems.offload.prefetch import Predictor
 from var_core.systems.offload.store import MappedStore, PinnedStore
 from var_core.systems.offload.transfer import Link
 
@@ -51,67 +51,6 @@ OFFLOADED = pa.schema(
 )
 """A row an arm and phase. Times and what depends on them (late, stall) are medians over rounds; low and high are the
 slowest and the fastest round. What is left unused at the end counts as useless in the last phase."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """What is decoded.
-
-    Attributes
-    ----------
-    ids : torch.Tensor
-        int64 [N, T]: sequences of equal length.
-    batch : int
-        Sequences that are decoded together; batches follow one another, with what is resident staying so.
-    prompt : int
-        Tokens that are given at once (the prefill); those behind them are fed one by one, whatever the model says.
-    generate : int
-        Tokens behind the sequence's end that the model chooses, greedily, and is fed.
-
-    Raises
-    ------
-    VarError
-        If a number is out of range.
-    """
-
-    ids: torch.Tensor
-    batch: int = 1
-    prompt: int = 1
-    generate: int = 0
-
-    def __post_init__(self) -> None:
-        sequences, length = self.ids.shape
-        for name, least, most in (("batch", 1, sequences), ("prompt", 1, length), ("generate", 0, None)):
-            value = getattr(self, name)
-            if value < least or (most is not None and value > most):
-                limits = f"from {least} to {most}" if most is not None else f"{least} or more"
-                raise VarError(f"{name}: {value}; for {sequences} sequences of {length} tokens it must be {limits}")
-
-    @property
-    def steps_behind_prompt(self) -> int:
-        """Forward passes of decoding for a batch."""
-        return self.ids.shape[1] + self.generate - self.prompt
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to hold the experts.
-
-    Attributes
-    ----------
-    name : str
-    capacity : int or None
-        Experts that fit; None: all are resident, in the model as it was loaded.
-    shared : bool
-        Whether capacity is that of all layers together, or of each.
-    predictor : callable or None
-        Makes what says which experts to load beforehand, anew for every round; None: nothing does.
-    """
-
-    name: str
-    capacity: int | None = None
-    shared: bool = True
-    predictor: Callable[[], Predictor] | None = None
 
 
 @dataclass
