@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -151,6 +151,23 @@ def test_a_layer_needs_what_its_experts_are_given(subjects, stores):
         subject.logits(ids)
     batch = subject.decisions(ids)
     assert seen == [(layer, sorted(set(batch.experts[layer].flatten().tolist()))) for layer in range(3)]
+
+
+def test_a_policy_decides_what_is_streamed(subjects, stores):
+    subject, ids, seen = subjects["mixtral"], some_text(), []
+    tables = subject.table(ids, subject.decisions(ids))
+    tables = replace(tables, usable=tables.present.clone())
+    with subject.policy(tables):
+        expected = decode(subject.model, ids, prompt=5)
+    assert not torch.equal(expected, decode(subject.model, ids, prompt=5))
+    with (
+        offloaded(subject, stores["mixtral"], 3, False, needed=lambda *each: seen.append(each)),
+        subject.policy(tables),
+    ):
+        assert torch.equal(decode(subject.model, ids, prompt=5), expected)
+    # Every token's experts are those of its row.
+    rows = [sorted(set(tables.experts[layer, ids[:, :5]].flatten().tolist())) for layer in range(3)]
+    assert seen[:3] == list(enumerate(rows))
 
 
 def test_with_room_for_all_each_expert_is_loaded_once(subjects, stores):
