@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from var_core.job import logged
@@ -7,4 +8,4 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with logged(snakemake.log[0]):
-    count_run(Job.of(snakemake.input, snakemake.params), snakemake.output[0])
+    count_run(Job.of(snakemake.input, snakemake.params), Path(snakemake.output[0]))

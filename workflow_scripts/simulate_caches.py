@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,4 +11,4 @@ if TYPE_CHECKING:
 
 with logged(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
-    simulate_run(Job.of(snakemake.input, snakemake.params), snakemake.output[0])
+    simulate_run(Job.of(snakemake.input, snakemake.params), Path(snakemake.output[0]))

@@ -33,9 +33,9 @@ class DeviceConfig(Block):
 class ProfileConfig(Block):
     """What the model's parts cost on this machine."""
 
-    batches: Annotated[tuple[PositiveInt, ...], Distinct, AtLeastOne] = (1, 2, 4, 8, 16)
+    batches: Annotated[tuple[PositiveInt, ...], Distinct, AtLeastOne] = (1, 4, 16)
     """sequences of a batch, in prefill and in decode"""
-    heldout_batches: Annotated[tuple[PositiveInt, ...], Distinct, AtLeastOne] = (3, 12)
+    heldout_batches: Annotated[tuple[PositiveInt, ...], Distinct, AtLeastOne] = (2, 8)
     """further ones, on which the calibrated cost model is held against what was measured"""
     rounds: int = Field(9, ge=5)
     """measured forward passes of each batch, all of them in turn"""
@@ -73,11 +73,11 @@ class OffloadConfig(Block):
     """false: no such run, as for models whose experts are not fused parameters"""
     share: float = Field(0.5, gt=0, le=1)
     """share of all experts that is in memory, at least k experts a layer"""
-    sequences: PositiveInt = 8
+    sequences: PositiveInt = 4
     """held-out sequences that are decoded, one after another"""
     tokens: int = Field(64, ge=2)
     """tokens of each"""
-    rounds: int = Field(3, ge=1)
+    rounds: int = Field(2, ge=1)
     """runs of each arm, in turn"""
 
 

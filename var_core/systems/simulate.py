@@ -157,7 +157,7 @@ def simulate(decisions: Decisions, groups: Wholes, top_k: int, setting: Setting,
     caches = list(_caches(config, sizes, width, top_k, known=setting.expert_bytes is not None))
     rows: list[dict[str, Any]] = []
     streams = list(streams_of(decisions, groups, config.batches))
-    with Progress(len(streams) * len(policies), "policy", "cache simulations") as progress:
+    with Progress(len(streams) * len(policies), "replay", "cache simulations") as progress:
         for stream in streams:
             table = _Rows(stream, sizes, setting, config, width)
             for policy in policies:
