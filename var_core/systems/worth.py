@@ -48,6 +48,7 @@ BREAK_EVEN = pa.schema(
         pa.field("break_even_recall", pa.float64()),
         pa.field("speed_up_modelled", pa.float64()),
         pa.field("ceiling", pa.float64()),
+        pa.field("speed_up_free", pa.float64()),
         pa.field("speed_up", pa.float64()),
         pa.field("speed_up_low", pa.float64()),
         pa.field("speed_up_high", pa.float64()),
