@@ -55,7 +55,7 @@ class CachesConfig(Block):
     sizes_mib: Annotated[tuple[PositiveFloat, ...], Distinct] = ()
     """further sizes of the cache that all layers share, in MiB"""
     max_sequences: PositiveInt | None = 64
-    """held-out sequences that are replayed; null: all"""
+    """held-out sequences, drawn at random, that are replayed; null: all, as of what was recorded by phases"""
     least_agreement: float = Field(0.0, ge=0, le=1)
     """token_table: entries that promise less agreement than this are not prefetched"""
     bootstrap: int = Field(1000, ge=50)

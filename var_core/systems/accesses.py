@@ -139,11 +139,12 @@ class Decisions:
         }
         return replace(self, **own)
 
-    def first_sequences(self, number: int | None) -> "Decisions":
-        """Those of the first sequences; all for None."""
-        if number is None or not len(self):
+    def some_sequences(self, number: int | None, seed: int) -> "Decisions":
+        """Those of some sequences, drawn at random, in their order; all for None."""
+        own = np.unique(self.sequence)
+        if number is None or number >= len(own):
             return self
-        return self.of(self.sequence <= np.unique(self.sequence)[:number][-1])
+        return self.of(np.isin(self.sequence, np.random.default_rng(seed).choice(own, number, replace=False)))
 
 
 def read_trace(traces: Sequence[Path]) -> Decisions:

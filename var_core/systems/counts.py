@@ -42,6 +42,8 @@ class PartCount:
         Activations that are read and written.
     key_value_bytes : float
         Cache of attention (or recurrent state) that is read and written.
+    begun : float
+        How often the part is started where every expert is started by itself: of experts, the distinct ones.
     """
 
     part: str
@@ -50,6 +52,7 @@ class PartCount:
     weight_bytes: float
     activation_bytes: float
     key_value_bytes: float
+    begun: float = 1.0
 
     @property
     def bytes(self) -> float:
@@ -229,6 +232,7 @@ def _experts(experts: Experts, place: int, here: _Pass, distinct: float, hidden:
         distinct * (experts.bytes_each or 0.0),
         each.widths * slots * here.number_bytes,
         0.0,
+        distinct,
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from var_core.errors import VarError
@@ -30,6 +30,8 @@ class Device:
         Size of its memory.
     source : str
         Where the numbers come from.
+    launches : mapping of str to float
+        Where it was measured: seconds that starting each part takes, and each distinct expert, in place of `launch`.
     """
 
     name: str
@@ -40,12 +42,20 @@ class Device:
     launch: float
     memory_bytes: float
     source: str
+    launches: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in ("flops", "memory_bandwidth", "link_bandwidth", "memory_bytes"):
             self._check(key, getattr(self, key) > 0, "positive")
         for key in ("link_latency", "launch"):
             self._check(key, getattr(self, key) >= 0, "0 or more")
+
+    def start(self, part: str, begun: float = 1.0) -> float:
+        """Seconds of starting a part of a layer, `begun` times where it was measured."""
+        if not self.launches:
+            return self.launch
+        # Parts that were not measured apart are started with those that they were measured in.
+        return self.launches.get(part, 0.0) * begun
 
     def _check(self, key: str, holds: bool, wanted: str) -> None:
         value = getattr(self, key)
@@ -119,7 +129,7 @@ PRESETS: dict[str, Device] = {
 }
 """Devices by name, from their data sheets: ceilings that programs stay below."""
 
-_NUMBERS = tuple(field.name for field in fields(Device) if field.name not in ("name", "source"))
+_NUMBERS = tuple(each.name for each in fields(Device) if each.name not in ("name", "source", "launches"))
 
 
 def device_named(name: str, own: Mapping[str, Mapping[str, Any]] | None = None) -> Device:

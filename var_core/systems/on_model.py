@@ -1,5 +1,6 @@
 """What the jobs of a run do with its model: profile its parts, and run it with experts that are not in memory."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from var_core.config.policy import AuditConfig
 from var_core.config.systems import OffloadConfig, ProfileConfig
@@ -16,6 +18,7 @@ from var_core.evaluation.stage import Sources
 from var_core.models.placement import input_device
 from var_core.parquet import write_table
 from var_core.policy.audit import AuditMonitor
+from var_core.policy.cache import ContextCache
 from var_core.policy.runtime import Observer, RuntimePolicy
 from var_core.policy.shadow import ShadowAudit
 from var_core.policy.store import Policy
@@ -34,9 +37,10 @@ from var_core.systems.offload.store import MappedStore, PinnedStore, write_exper
 from var_core.systems.predictions import PREDICTORS, Knowledge, fit_next_layer, predict, predicted_passes
 from var_core.systems.prefetching import Pace, Predicted, replay_prefetching
 from var_core.systems.profiled_work import profiled_work
-from var_core.systems.profiles import AUDITED, PLAIN, POLICY, STOPWATCH, Plan
+from var_core.systems.profiles import AUDITED, PLAIN, POLICY, STOPWATCH, WHOLE, Plan
 from var_core.systems.profiling import profile
 from var_core.systems.replay import Capacity
+from var_core.systems.roofline import step_seconds
 from var_core.systems.shape import ModelShape
 
 RESIDENT, LRU, TOKEN_TABLE, NEXT_LAYER, RANDOM = "resident", "lru", "token_table", "next_layer", "random"
@@ -73,7 +77,8 @@ def profile_run(
     subject = sources.subject(policy)
     batches = tuple(sorted((*config.batches, *config.heldout_batches)))
     plan = Plan(batches=batches, context=config.prompt, rounds=config.rounds)
-    text = sources.text(most=max(batches)).input_ids
+    # Rounds take other sequences, so that none stands for all.
+    text = sources.text(most=4 * max(batches)).input_ids
     arms = {
         PLAIN: None,
         POLICY: _policy(subject, policy, ()),
@@ -89,7 +94,8 @@ def profile_run(
         "threads": torch.get_num_threads(),
         "code": code,
     }
-    measure_machine(subject, shape, table, config, machine.parent).write(machine)
+    predicting = predicting_seconds(policy, text)
+    measure_machine(subject, shape, table, config, predicting, machine.parent).write(machine)
     write_table(output, table, provenance)
 
 
@@ -105,7 +111,12 @@ def _auditor(layers: int, audit: AuditConfig) -> ShadowAudit:
 
 
 def measure_machine(
-    subject: Subject, shape: ModelShape, profiles: pa.Table, config: ProfileConfig, folder: Path
+    subject: Subject,
+    shape: ModelShape,
+    profiles: pa.Table,
+    config: ProfileConfig,
+    predicting: dict[str, float],
+    folder: Path,
 ) -> Machine:
     """Measure this machine's ceilings, and calibrate the cost model on a profile."""
     parameter = next(subject.model.parameters())
@@ -121,24 +132,60 @@ def measure_machine(
     work, seconds = profiled_work(profiles, counts, met)
     fitted = calibrate(work, seconds, config.heldout_batches, ceilings.flops, ceilings.memory_bandwidth)
     link = ceilings.links[0]
-    launches = sum(fitted.launch.values()) / max(len(fitted.launch), 1)
     device = Device(
         MACHINE,
         flops=min(fitted.flops, ceilings.flops),
         memory_bandwidth=min(fitted.memory_bandwidth, ceilings.memory_bandwidth),
         link_bandwidth=link.bandwidth,
         link_latency=link.latency,
-        launch=launches,
+        launch=ceilings.launch,
         memory_bytes=float(ceilings.memory_bytes),
         source=f"measured on {ceilings.device}, {ceilings.threads} threads, {ceilings.dtype}; link: {link.source}",
+        launches=dict(fitted.launch),
+    )
+    errors = np.array(
+        [abs(step_seconds(counts[key], device) / each - 1) for key, each in heldout_seconds(profiles, config).items()]
     )
     return Machine(
-        device,
-        asdict(ceilings) | {"launch_by_part": dict(fitted.launch)},
-        fitted.heldout_passes.median,
-        fitted.heldout_passes.worst,
-        _deciding(profiles),
-    )
+        device, asdict(ceilings), float(np.median(errors)), max(errors), _deciding(profiles), predicting,
+    )  # fmt: skip
+
+
+def heldout_seconds(profiles: pa.Table, config: ProfileConfig) -> dict[tuple[str, int], float]:
+    """Seconds of passes of batch sizes that the cost model is not calibrated on, by phase and batch: sums of parts."""
+    found: dict[tuple[str, int], float] = {}
+    for row in profiles.to_pylist():
+        if (row["arm"], row["instrument"]) == (PLAIN, STOPWATCH) and row["part"] != WHOLE:
+            key = row["phase"], row["batch"]
+            if row["batch"] in config.heldout_batches:
+                found[key] = found.get(key, 0.0) + row["seconds"]
+    return found
+
+
+def predicting_seconds(policy: Policy, token_ids: NDArray[np.integer], rounds: int = 200) -> dict[str, float]:
+    """Median seconds of predicting the experts of one token at all layers, by predictor."""
+    tables, ids = policy.tables, torch.from_numpy(np.asarray(token_ids[:1, : rounds + 1], np.int64))[0]
+    layers, width = len(tables.present), int(policy.layout.experts)
+    table, follows = TokenTable(tables, width), NextLayer(np.ones((layers - 1, width, width)))
+    chosen = list(range(tables.top_k))
+    taken: dict[str, list[float]] = {TOKEN_TABLE: [], NEXT_LAYER: []}
+    for place in range(1, len(ids)):
+        token, previous, position = ids[place : place + 1], ids[place - 1 : place], torch.tensor([place])
+        start = time.perf_counter()
+        table.begins(token, previous, position)
+        middle = time.perf_counter()
+        for layer in range(layers - 1):
+            follows.decided(layer, chosen)
+        taken[TOKEN_TABLE].append(middle - start)
+        taken[NEXT_LAYER].append(time.perf_counter() - middle)
+    if policy.settings.cache is not None:
+        cache = ContextCache(policy.settings.cache.limits, 1)
+        taken["context_cache"] = []
+        for place in range(len(ids)):
+            start = time.perf_counter()
+            cache.look_up(ids[None, place : place + 1].numpy(), np.array([[place == 0]]), np.ones((1, 1), np.bool_))
+            taken["context_cache"].append(time.perf_counter() - start)
+    return {name: float(np.median(each)) for name, each in taken.items()}
 
 
 def _deciding(profiles: pa.Table) -> float:

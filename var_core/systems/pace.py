@@ -30,7 +30,8 @@ def pace_of(shape: ModelShape, devices: Sequence[Device], stream: Stream) -> Pac
     each = slots / max(needed, 1)
     rows = []
     for device in devices:
-        before = before_experts(shape, device, stream.phase, batch, context) + device.launch
+        shared_launch = 0.0 if device.launches else device.launch
+        before = before_experts(shape, device, stream.phase, batch, context) + shared_launch
         rows.append(
             (
                 before,

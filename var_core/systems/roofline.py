@@ -18,7 +18,8 @@ from var_core.systems.shape import ModelShape
 
 def part_seconds(one: PartCount, device: Device) -> float:
     """Seconds of one part: its launch, and what it computes or moves, whichever takes longer."""
-    return device.launch + max(one.flops / device.flops, one.bytes / device.memory_bandwidth)
+    computing = max(one.flops / device.flops, one.bytes / device.memory_bandwidth)
+    return device.start(one.part, one.begun) + computing
 
 
 def step_seconds(counts: Sequence[PartCount], device: Device) -> float:
@@ -66,7 +67,7 @@ def experts_seconds(
 
 
 def one_expert(shape: ModelShape, device: Device, tokens: float = 1.0) -> NDArray[np.float64]:
-    """Seconds of one expert of each MoE layer for so many tokens, [L], without a launch.
+    """Seconds of one expert of each MoE layer for so many tokens, [L], without the launch that all of them share.
 
     Raises
     ------
@@ -79,7 +80,8 @@ def one_expert(shape: ModelShape, device: Device, tokens: float = 1.0) -> NDArra
             raise VarError(f"{shape.name}: the size of its experts was not recorded; it needs the model itself")
         moved = shape.expert_bytes(layer) + tokens * experts.each.widths * shape.dtype_bytes
         computed = 2.0 * tokens * experts.each.matrix
-        seconds.append(max(computed / device.flops, moved / device.memory_bandwidth))
+        own = device.launches.get(EXPERTS, 0.0)
+        seconds.append(own + max(computed / device.flops, moved / device.memory_bandwidth))
     return np.array(seconds)
 
 

@@ -12,7 +12,7 @@ from var_core.errors import VarError
 from var_core.hypotheses.resampling import bootstrap_weights, generator, ratio_intervals
 from var_core.progress import Progress
 from var_core.statistics.compiled import Doubles, Wholes
-from var_core.systems.accesses import Decisions
+from var_core.systems.accesses import Decisions, phases_of
 from var_core.systems.devices import Device
 from var_core.systems.pace import pace_of
 from var_core.systems.predictions import (
@@ -150,7 +150,8 @@ def simulate(decisions: Decisions, groups: Wholes, top_k: int, setting: Setting,
     VarError
         If a policy lacks what it needs, or a cache is smaller than k experts.
     """
-    decisions = decisions.first_sequences(config.max_sequences)
+    if not (phases_of(decisions) != "").all():
+        decisions = decisions.some_sequences(config.max_sequences, config.seed)
     policies = policies_of(decisions, setting, config)
     layers, width = decisions.experts.shape[1], decisions.width
     sizes = setting.expert_bytes if setting.expert_bytes is not None else np.ones(layers, np.int64)

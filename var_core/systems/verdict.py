@@ -25,12 +25,12 @@ from var_core.systems.worth import (
     RESIDENT,
     assumed_rows,
     break_even_table,
-    deciding_seconds,
     replayed_rows,
     resident_rows,
 )
 
-_LEADING = ("token_table", "next_layer", "context_cache", "previous_token")
+TOKEN_TABLE = "token_table"
+_LEADING = (TOKEN_TABLE, "next_layer", "context_cache", "previous_token")
 """Predictors that could be used; the others are controls."""
 _WORDS = {PAYS: "pays", EVEN: "makes no difference", COSTS: "does not pay"}
 
@@ -71,18 +71,22 @@ class Found:
 def find_break_even(job: Job, found: Found, folder: Path) -> None:
     """Write ``break_even.parquet``, ``verdict.json`` and ``report.txt``."""
     rows: list[dict[str, Any]] = []
-    shape, devices, deciding = job.shape, job.devices, deciding_seconds(job.machine)
+    shape, devices, machine = job.shape, job.devices, job.machine
+    predicting = {} if machine is None else machine.predicting
     profiled = {} if found.profiles is None else profiled_speed(found.profiles)
     if not shape.recorded:
         context = max(int(job.routing.replayed()[0].place.mean()), 1)
-        rows += replayed_rows(shape, devices, found.simulations, deciding, context)
+        rows += replayed_rows(shape, devices, found.simulations, predicting, context)
         if found.learned_share is not None:
             batches = job.systems.caches.batches
+            deciding = 0.0 if machine is None else machine.deciding
             rows += resident_rows(shape, devices, batches, context, deciding, 1 - found.learned_share, profiled)
     if job.systems.costs.published:
         for name in PUBLISHED:
             if name != shape.name:
-                rows += assumed_rows(published_shape(name), devices, job.systems.costs, deciding)
+                rows += assumed_rows(
+                    published_shape(name), devices, job.systems.costs, predicting.get(TOKEN_TABLE, 0.0)
+                )
     table = break_even_table(rows)
     measured = None if found.offloaded is None else found.offloaded.to_pylist()
     said = verdict_of(table.to_pylist(), found.simulations.to_pylist(), measured, job.machine, job.systems)
@@ -219,7 +223,7 @@ def _offloaded_line(row: Mapping[str, Any]) -> str:
     return (
         f"Offloaded on {row['device']}: prefetching by {row['policy'].replace('_', ' ')}, the best of all, makes "
         f"decoding {row['speed_up']:.2f} times as fast as LRU alone{interval}: it {_WORDS[row['verdict']]} "
-        f"(recall {row['recall']:.0%}; {condition})."
+        f"(recall {row['recall']:.0%}; {condition}; {row['speed_up_free']:.2f} times if predicting took no time)."
     )
 
 

@@ -11,7 +11,7 @@ from var_core.config.systems import CostsConfig
 from var_core.systems.break_even import Layer
 from var_core.systems.counts import count, expected_distinct
 from var_core.systems.devices import Device
-from var_core.systems.machine import MACHINE, Machine
+from var_core.systems.machine import MACHINE
 from var_core.systems.names import DECODE, GATE, TOP_K
 from var_core.systems.predictions import PREDICTORS
 from var_core.systems.roofline import (
@@ -136,7 +136,7 @@ def assumed_rows(
 
 
 def replayed_rows(
-    shape: ModelShape, devices: Sequence[Device], simulations: pa.Table, deciding: float, context: int
+    shape: ModelShape, devices: Sequence[Device], simulations: pa.Table, predicting: Mapping[str, float], context: int
 ) -> Iterator[dict[str, Any]]:
     """What predictors came to on the run's own routing, on every device."""
     by_name = {device.name: device for device in devices}
@@ -150,6 +150,8 @@ def replayed_rows(
         if row["policy"] not in PREDICTORS or _cache(row) not in plain:
             continue
         device, alone = by_name[row["device"]], plain[_cache(row)]
+        # On the host, and so as on the machine of the run wherever the model is.
+        deciding = predicting.get(row["policy"], 0.0)
         needed = row["accesses"] / (row["passes"] * len(shape.experts))
         layer, parts = layer_of(
             shape, device, max(round(row["tokens"] / row["passes"]), 1), context, alone["hit_rate"], deciding, needed
@@ -215,11 +217,6 @@ def _row(
 ) -> dict[str, Any]:
     named = {"architecture": architecture, "case": case, "source": source, "device": device, "batch": batch}
     return dict.fromkeys(field.name for field in BREAK_EVEN) | named | dict(parts)
-
-
-def deciding_seconds(machine: Machine | None) -> float:
-    """Seconds a pass that predicting takes: on the host, and so as on this machine wherever the model runs."""
-    return 0.0 if machine is None else machine.deciding
 
 
 def break_even_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
