@@ -170,6 +170,7 @@ def replayed_rows(
                 "break_even_recall": float(layer.break_even_recall()),
                 "speed_up_modelled": float(layer.speed_up(row["recall"])),
                 "speed_up": speed_up,
+                "speed_up_free": row["speed_up"],
                 "speed_up_low": low,
                 "speed_up_high": high,
                 "verdict": verdict(speed_up, low, high),
