@@ -13,13 +13,24 @@ from transformers import DynamicCache
 from moe_models import VOCABULARY
 from policy_subject import Subject
 from residency_reference import replay_residency
+from systems_decisions import decisions_of
 from var_core.errors import VarError
 from var_core.systems.offload.experts import Offloaded
-from var_core.systems.offload.prefetch import NextLayer, RandomExperts, TokenTable, count_transitions
+from var_core.systems.offload.prefetch import NextLayer, RandomExperts, TokenTable
 from var_core.systems.offload.store import MappedStore, layer_file, write_experts
 from var_core.systems.offload.transfer import Link
+from var_core.systems.predictions import fit_next_layer
 
 FAMILIES = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums that several threads share out differ in the last bit from run to run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +89,7 @@ def predictors(subject: Subject):
     return {
         "none": lambda: None,
         "token table": lambda: TokenTable(subject.table(ids, batch), E),
-        "next layer": lambda: NextLayer(count_transitions(batch.experts.permute(1, 0, 2).numpy(), E)),
+        "next layer": lambda: NextLayer(fit_next_layer(decisions_of(batch.experts.permute(1, 0, 2).numpy(), E))),
         "random": lambda: RandomExperts(L, E, subject.layout.top_k),
     }
 

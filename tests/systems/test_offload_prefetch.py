@@ -6,8 +6,11 @@ import torch
 
 from moe_models import VOCABULARY
 from policy_subject import Subject
+from systems_decisions import decisions_of
 from var_core.errors import VarError
-from var_core.systems.offload.prefetch import NextLayer, NoPrediction, RandomExperts, TokenTable, count_transitions
+from var_core.policy.tables import PolicyTables
+from var_core.systems.offload.prefetch import NextLayer, NoPrediction, RandomExperts, TokenTable
+from var_core.systems.predictions import fit_next_layer
 
 
 def text(*ids: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -45,32 +48,41 @@ def test_empty_slots_of_a_row_are_no_experts(subject):
     assert [each == [int(tables.experts[layer, ids[0, 0], 0])] for layer, each in enumerate(predicted)] == [True] * 3
 
 
+def test_rows_are_those_of_the_policy_in_every_context(subject):
+    """With pairs and early positions: the compiled look-up against that of the tables."""
+    random = np.random.default_rng(0)
+    V, P, L, k, width = 12, 30, 3, 2, subject.layout.experts
+    starts = torch.tensor([0, 2, 5])
+    pairs = torch.from_numpy(np.sort(random.choice((V + 2) * V, P, replace=False)))
+    rows = V + P + 1
+    tables = PolicyTables(
+        pairs, starts, torch.from_numpy(random.integers(0, width + 1, (L, rows, k)).astype(np.int16)),
+        torch.zeros(L, rows, k), torch.from_numpy(random.random((L, rows)) < 0.6), torch.zeros(L, rows),
+        torch.zeros(L, rows, dtype=torch.bool),
+    )  # fmt: skip
+    predictor = TokenTable(tables, width)
+    for _ in range(300):
+        token, before, place = (
+            torch.from_numpy(random.integers(low, high, 2)) for low, high in ((-1, V + 2), (-1, V + 2), (0, 9))
+        )
+        owner = tables.rows(token, before, place).owner
+        for layer, found in enumerate(predictor.begins(token, before, place)):
+            expected = tables.experts[layer][owner[layer][owner[layer] >= 0]].unique().tolist()
+            assert found == [expert for expert in expected if expert < width]
+
+
 def test_the_next_layer_is_predicted_by_what_went_together():
     # Expert e of layer 0 goes with e + 1 at layer 1, and that with e + 2 at layer 2.
     first = np.array([[0, 1], [2, 3], [3, 0], [1, 2]])
     experts = np.stack((first, (first + 1) % 4, (first + 3) % 4), axis=1)
-    together = count_transitions(experts, 4)
-    assert together[0, 0].tolist() == [0 + 1, 2, 1, 0]  # two tokens chose 0: with 1 and 2, with 0 and 1
-    assert together.sum() == 4 * 2 * 2 * 2
+    together = fit_next_layer(decisions_of(experts, 4))
+    assert together[0, 0].tolist() == [0.5, 1, 0.5, 0]  # two tokens chose 0: with 1 and 2, with 0 and 1
     predictor = NextLayer(together)
     assert predictor.decided(0, [0]) == [1]
     assert predictor.decided(1, [1]) == [3]
     assert set(predictor.decided(0, [2, 3])) == {0, 3}
     assert predictor.decided(2, [1]) == ()
     assert list(predictor.begins(*text(5))) == [(), (), ()]
-
-
-def test_transitions_are_those_of_counting_one_by_one():
-    random = np.random.default_rng(0)
-    experts = random.integers(0, 6, (50, 3, 2))  # 5 is an empty slot
-    expected = np.zeros((2, 5, 5), int)
-    for token in experts:
-        for layer in range(2):
-            for i in token[layer]:
-                for j in token[layer + 1]:
-                    if i < 5 and j < 5:
-                        expected[layer, i, j] += 1
-    assert (count_transitions(experts, 5) == expected).all()
 
 
 def test_nothing_is_predicted_that_never_went_together():

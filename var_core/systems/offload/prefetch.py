@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from var_core.errors import VarError
 from var_core.policy.tables import PolicyTables
+from var_core.statistics.compiled import Flags, Wholes, compiled
 
 Predicted = Sequence[Sequence[int]]
 """Of each layer, the experts that are predicted for it."""
@@ -65,16 +66,56 @@ class TokenTable(NoPrediction):
 
     def __init__(self, tables: PolicyTables, experts: int) -> None:
         super().__init__(len(tables.present))
-        self._tables, self._experts = tables.to(torch.device("cpu")), experts
+        self._arrays = tuple(
+            getattr(tables, name).cpu().numpy() for name in ("pairs", "positions", "present", "experts")
+        )
+        self._experts = experts
 
     def begins(self, token_ids: torch.Tensor, previous: torch.Tensor, position: torch.Tensor) -> Predicted:
         """Experts of all tokens' rows."""
-        owner = self._tables.rows(token_ids, previous, position).owner
-        predicted = []
-        for layer, rows in enumerate(owner):
-            experts = self._tables.experts[layer, rows[rows >= 0]].flatten().numpy()
-            predicted.append(np.unique(experts[experts < self._experts]).tolist())
-        return predicted
+        layers = len(self._nothing)
+        named = np.zeros((layers, self._experts), np.bool_)
+        # Compiled: it is worth nothing to know experts beforehand if finding them takes as long as loading them.
+        _name(*self._arrays, token_ids.numpy(), previous.numpy(), position.numpy(), named)
+        return [np.flatnonzero(each).tolist() for each in named]
+
+
+@compiled
+def _name(
+    pairs: Wholes,
+    positions: Wholes,
+    present: Flags,
+    experts: NDArray[np.int16],
+    token_ids: Wholes,
+    previous: Wholes,
+    position: Wholes,
+    named: Flags,
+) -> None:
+    """Mark the experts of the rows that own the tokens, as :meth:`PolicyTables.rows` finds them."""
+    layers, width = named.shape
+    vocabulary = present.shape[1] - len(pairs) - 1
+    for at in range(len(token_ids)):
+        token, context = token_ids[at], previous[at]
+        if token < 0 or token >= vocabulary:
+            continue
+        if context >= vocabulary:
+            context = -1
+        if len(positions) and positions[0] <= position[at] < positions[-1]:
+            context = vocabulary + np.searchsorted(positions, position[at], side="right") - 1
+        pair = -1
+        if context >= 0 and len(pairs):
+            key = context * vocabulary + token
+            place = np.searchsorted(pairs, key)
+            if place < len(pairs) and pairs[place] == key:
+                pair = vocabulary + place
+        for layer in range(layers):
+            row = pair if pair >= 0 and present[layer, pair] else token
+            if not present[layer, row]:
+                continue
+            for slot in range(experts.shape[2]):
+                expert = experts[layer, row, slot]
+                if 0 <= expert < width:
+                    named[layer, expert] = True
 
 
 class NextLayer(NoPrediction):
@@ -84,7 +125,7 @@ class NextLayer(NoPrediction):
     ----------
     together : numpy.ndarray
         [L - 1, E, E]: how often tokens that chose expert i at layer l chose expert j at layer l + 1, as
-        :func:`count_transitions` counts it.
+        :func:`var_core.systems.predictions.fit_next_layer` counts it.
 
     Raises
     ------
@@ -128,28 +169,3 @@ class RandomExperts(NoPrediction):
         keys = self._random.random((self._layers, len(token_ids), self._experts))
         drawn = np.argpartition(keys, self._top_k - 1, axis=2)[:, :, : self._top_k]
         return [np.unique(layer).tolist() for layer in drawn]
-
-
-def count_transitions(experts: NDArray[np.integer], width: int) -> NDArray[np.int64]:
-    """Count which experts of neighbouring layers the same tokens chose.
-
-    Parameters
-    ----------
-    experts : numpy.ndarray
-        [T, L, k]; numbers outside 0 to E - 1 are empty slots.
-    width : int
-        E.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 [L - 1, E, E].
-    """
-    _, layers, top_k = experts.shape
-    together = np.zeros((max(layers - 1, 0), width, width), np.int64)
-    for layer in range(layers - 1):
-        here = np.repeat(experts[:, layer], top_k, axis=1).ravel()
-        behind = np.tile(experts[:, layer + 1], (1, top_k)).ravel()
-        real = (here >= 0) & (here < width) & (behind >= 0) & (behind < width)
-        np.add.at(together[layer], (here[real], behind[real]), 1)
-    return together
