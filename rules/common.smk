@@ -17,6 +17,7 @@ from var_core.config.root import parse_config, read_yaml
 from var_core.config.tuning import TABLES_OF
 from var_core.errors import VarError
 from var_core.figures.registry import OF_POLICY, OF_TUNING
+from var_core.systems.machine import devices_of
 from var_core.tuning.names import CONTROL, SEARCH
 
 try:
@@ -24,6 +25,7 @@ try:
         # Snakemake has read them already, but takes the last of keys given twice.
         read_yaml(Path(path))
     CONFIG = parse_config(config, ", ".join(map(str, workflow.configfiles)) or "config")
+    devices_of(CONFIG.systems, None)
 except VarError as error:
     # One line for the user; a traceback into this file would say nothing more.
     print(f"error: {error}", file=sys.stderr)

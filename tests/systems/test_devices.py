@@ -30,7 +30,11 @@ def test_a_preset_can_be_changed_and_another_described():
 @pytest.mark.parametrize(
     ("name", "own", "said"),
     [
-        ("h200", None, "device h200: there is no such device; choose one of h100-sxm, a100-80gb, rtx-4090, laptop"),
+        (
+            "h200",
+            None,
+            "systems.devices: h200 is no device that is known; choose of h100-sxm, a100-80gb, rtx-4090, laptop",
+        ),
         ("h200", {"mine": OWN}, "phone-ufs, mine, or describe it"),
         ("mine", {"mine": OWN | {"link_bandwidth": -1}}, "device mine: link_bandwidth is -1; it must be positive"),
         ("mine", {"mine": OWN | {"memory_bandwidth": 0}}, "memory_bandwidth is 0; it must be positive"),

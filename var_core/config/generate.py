@@ -231,7 +231,8 @@ def _places(schema: dict[str, Any], known: dict[str, Any]) -> Iterator[tuple[str
         below = []
         for name, field in _ordered(block):
             key = f"{place}.{name}".lstrip(".")
-            members = field.get("additionalProperties", {}).get("oneOf", ())
+            by_name = field.get("additionalProperties", {})
+            members = by_name.get("oneOf", [by_name])
             pairs = [(key, field), (f"{key}[]", field.get("items", {})), *((f"{key}.<name>", each) for each in members)]
             below += [(where, known[_target(what)]) for where, what in pairs if "$ref" in what]
         waiting = below + waiting
@@ -268,7 +269,7 @@ def _type_words(field: dict[str, Any]) -> str:
             return f"[{', '.join(map(_type_words, field['prefixItems']))}]"
         return "list of blocks" if "$ref" in field["items"] else f"list of {_type_words(field['items'])}"
     if kind == "object":
-        return "blocks by name" if "oneOf" in field["additionalProperties"] else "lists of text by name"
+        return "blocks by name" if {"oneOf", "$ref"} & field["additionalProperties"].keys() else "lists of text by name"
     words = {
         "integer": "whole number",
         "number": "number",

@@ -99,7 +99,7 @@ class SystemsConfig(Block):
     """false: nothing is profiled, simulated and run offloaded"""
     devices: Annotated[tuple[str, ...], Distinct] = ("h100-sxm", "rtx-4090", "laptop-nvme", "phone-ufs")
     """presets, or names under own_devices; this machine is measured and always there"""
-    own_devices: dict[str, DeviceConfig] = Field(default_factory=dict)
+    own_devices: dict[str, DeviceConfig] = Field({})
     """devices of one's own by name"""
     profile: ProfileConfig = ProfileConfig()
     """what the model's parts cost on this machine"""

@@ -151,7 +151,10 @@ def device_named(name: str, own: Mapping[str, Mapping[str, Any]] | None = None) 
     given = own or {}
     if name not in PRESETS and name not in given:
         known = ", ".join([*PRESETS, *(mine for mine in given if mine not in PRESETS)])
-        raise VarError(f"device {name}: there is no such device; choose one of {known}, or describe it under devices")
+        raise VarError(
+            f"systems.devices: {name} is no device that is known; choose of {known}, or describe it under "
+            "systems.own_devices"
+        )
     if name not in given:
         return PRESETS[name]
     values = dict(given[name])

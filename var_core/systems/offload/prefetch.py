@@ -66,7 +66,7 @@ class TokenTable(NoPrediction):
 
     def __init__(self, tables: PolicyTables, experts: int) -> None:
         super().__init__(len(tables.present))
-        self._arrays = tuple(
+        self._pairs, self._positions, self._present, self._rows = (
             getattr(tables, name).cpu().numpy() for name in ("pairs", "positions", "present", "experts")
         )
         self._experts = experts
@@ -76,7 +76,10 @@ class TokenTable(NoPrediction):
         layers = len(self._nothing)
         named = np.zeros((layers, self._experts), np.bool_)
         # Compiled: it is worth nothing to know experts beforehand if finding them takes as long as loading them.
-        _name(*self._arrays, token_ids.numpy(), previous.numpy(), position.numpy(), named)
+        _name(
+            self._pairs, self._positions, self._present, self._rows, token_ids.numpy(), previous.numpy(),
+            position.numpy(), named,
+        )  # fmt: skip
         return [np.flatnonzero(each).tolist() for each in named]
 
 
