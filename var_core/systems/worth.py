@@ -58,13 +58,15 @@ BREAK_EVEN = pa.schema(
 """A row an architecture, case, device, batch, policy and size: seconds are of one layer of one pass."""
 
 RESIDENT, OFFLOADED = "resident", "offloaded"
-REPLAYED, ASSUMED, PROFILED = "replayed", "assumed", "profiled"
+REPLAYED, ASSUMED, PROFILED, RAN = "replayed", "assumed", "profiled", "run"
 HIT_RATES = (0.0, 0.5, 0.8, 0.9, 0.95)
 """Hit rates that known architectures are looked at with."""
 
-PAYS, EVEN, COSTS = "pays", "about even", "does not pay"
+PAYS, EVEN, COSTS, UNSURE = "pays", "about even", "does not pay", "not sure"
 SMALLEST = 0.01
 """A difference in speed below this share is about even, however sure it is."""
+WIDEST = 0.05
+"""An interval that holds 1 and is wider than this says nothing."""
 
 
 def verdict(speed_up: float, low: float | None, high: float | None) -> str:
@@ -74,7 +76,7 @@ def verdict(speed_up: float, low: float | None, high: float | None) -> str:
         return PAYS
     if most < 1 and speed_up < 1 - SMALLEST:
         return COSTS
-    return EVEN
+    return UNSURE if most - least > WIDEST else EVEN
 
 
 def layer_of(
@@ -176,6 +178,32 @@ def replayed_rows(
                 "verdict": verdict(speed_up, low, high),
             }
         )
+
+
+def ran_rows(
+    shape: ModelShape, machine: Device, offloaded: Sequence[Mapping[str, Any]], context: int
+) -> Iterator[dict[str, Any]]:
+    """What prefetching came to where the model was really run with offloaded experts."""
+    decoded = {row["arm"]: row for row in offloaded if row["phase"] == DECODE and row["capacity"] is not None}
+    alone = decoded.pop("lru", None)
+    if alone is None:
+        return
+    for name, row in decoded.items():
+        _, parts = layer_of(shape, machine, row["batch"], context, alone["hit_rate"], 0.0)
+        speed = row["tokens_per_second"] / alone["tokens_per_second"]
+        # Of two intervals the ends that are furthest apart, so that nothing is claimed too early.
+        low = row["tokens_per_second_low"] / alone["tokens_per_second_high"]
+        high = row["tokens_per_second_high"] / alone["tokens_per_second_low"]
+        number = sum(experts.number for experts in shape.experts)
+        yield _row(shape.name, OFFLOADED, RAN, machine.name, row["batch"], parts) | {
+            "policy": name,
+            "capacity_share": row["capacity"] / number,
+            "hit_rate": alone["hit_rate"],
+            "speed_up": speed,
+            "speed_up_low": low,
+            "speed_up_high": high,
+            "verdict": verdict(speed, low, high),
+        }
 
 
 def resident_rows(

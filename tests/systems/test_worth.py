@@ -1,0 +1,117 @@
+"""What the tables come to: verdicts with their intervals, rows of known architectures, and what is said of it."""
+
+import pytest
+
+from var_core.config.systems import CostsConfig, SystemsConfig
+from var_core.systems.devices import PRESETS
+from var_core.systems.published import published_shape
+from var_core.systems.verdict import verdict_of
+from var_core.systems.worth import (
+    BREAK_EVEN,
+    COSTS,
+    EVEN,
+    OFFLOADED,
+    PAYS,
+    RAN,
+    RESIDENT,
+    UNSURE,
+    assumed_rows,
+    break_even_table,
+    layer_of,
+    ran_rows,
+    resident_rows,
+    verdict,
+)
+
+MIXTRAL, H100, PHONE = published_shape("mixtral-8x7b"), PRESETS["h100-sxm"], PRESETS["phone-ufs"]
+
+
+@pytest.mark.parametrize(
+    ("speed", "low", "high", "said"),
+    [
+        (1.2, 1.1, 1.3, PAYS),
+        (0.8, 0.7, 0.9, COSTS),
+        (1.005, 1.004, 1.006, EVEN),
+        (1.0, 0.99, 1.01, EVEN),
+        (1.2, 0.9, 1.5, UNSURE),
+        (0.6, 0.29, 1.38, UNSURE),
+        (1.5, None, None, PAYS),
+    ],
+)
+def test_verdicts(speed, low, high, said):
+    assert verdict(speed, low, high) == said
+
+
+def test_known_architectures_need_more_recall_on_slower_links():
+    rows = list(assumed_rows(MIXTRAL, (H100, PHONE), CostsConfig(batches=(1,), contexts=(1024,)), 0.0))
+    table = break_even_table(rows)
+    assert table.schema == BREAK_EVEN
+    least = {(row["device"], row["hit_rate"]): row["break_even_recall"] for row in rows if row["case"] == OFFLOADED}
+    # An expert of 352 MB takes 5.5 ms over the link, and 0.1 ms to read: hardly anything overlaps.
+    assert least["h100-sxm", 0.0] > 0.95
+    # The busier the link, the more recall it takes.
+    assert least["h100-sxm", 0.95] < least["h100-sxm", 0.5]
+    resident = [row for row in rows if row["case"] == RESIDENT]
+    assert all(1 <= row["ceiling"] < 1.05 and row["break_even_recall"] is None for row in resident)
+
+
+def test_a_policy_with_all_experts_in_memory_gains_the_gate_at_most():
+    (row,) = resident_rows(MIXTRAL, (H100,), (1,), 512, 0.0, 1.0, {})
+    assert row["speed_up_modelled"] == pytest.approx(row["ceiling"])
+    (slow,) = resident_rows(MIXTRAL, (H100,), (1,), 512, 0.01, 1.0, {})
+    assert slow["speed_up_modelled"] < 1 and slow["verdict"] == COSTS
+    assert slow["ceiling"] == row["ceiling"]
+
+
+def test_the_mean_layer_adds_up_to_the_pass():
+    from var_core.systems.counts import count
+    from var_core.systems.roofline import step_seconds
+
+    layer, parts = layer_of(MIXTRAL, H100, 4, 512, 1.0, 0.0)
+    assert layer.window * 32 == pytest.approx(step_seconds(count(MIXTRAL, "decode", 4, 512), H100))
+    assert parts["stall_seconds"] == 0
+    half, _ = layer_of(MIXTRAL, H100, 4, 512, 0.5, 0.0)
+    assert half.stall == pytest.approx(parts["distinct"] * 0.5 * (352321536 / 64e9 + 10e-6))
+
+
+def run_row(arm, speed, capacity=16, hit_rate=0.6):
+    return {
+        "arm": arm, "phase": "decode", "batch": 1, "capacity": capacity, "hit_rate": hit_rate,
+        "predicted_hit_rate": hit_rate, "tokens_per_second": speed, "tokens_per_second_low": speed * 0.99,
+        "tokens_per_second_high": speed * 1.01,
+    }  # fmt: skip
+
+
+def test_what_really_ran_comes_before_what_was_replayed():
+    ran = [run_row("resident", 300, None, None), run_row("lru", 200), run_row("token_table", 170, hit_rate=0.9)]
+    rows = list(ran_rows(MIXTRAL, H100, ran, 512))
+    (row,) = rows
+    assert (row["source"], row["policy"], row["verdict"]) == (RAN, "token_table", COSTS)
+    assert row["speed_up"] == pytest.approx(0.85)
+    replayed = row | {
+        "source": "replayed", "speed_up": 1.3, "speed_up_low": 1.2, "speed_up_high": 1.4, "speed_up_free": 1.31,
+        "verdict": PAYS, "recall": 0.8, "break_even_recall": 0.4, "capacity_share": 0.5,
+    }  # fmt: skip
+    other = replayed | {"device": "phone-ufs"}
+    simulations = [
+        {"policy": policy, "phase": "decode", "batch": 1, "start": "warm", "sharing": "shared", "capacity_share": 0.5,
+         "hit_rate": rate, "hit_rate_low": None, "hit_rate_high": None, "recall": 0.8}
+        for policy, rate in (("lru", 0.6), ("belady", 0.8), ("token_table", 0.9))
+    ]  # fmt: skip
+    said = verdict_of([*rows, replayed, other], simulations, ran, None, SystemsConfig())
+    text = "\n".join(said["text"])
+    assert "0.85 times as fast as LRU alone [0.83, 0.87]: it does not pay" in text
+    assert "Offloaded on phone-ufs" in text and "Offloaded on h100-sxm" not in text
+    assert "LRU finds 60.0% of the experts there, Belady's optimum 80.0%" in text
+    assert said["headline"] == (
+        "With offloaded experts prefetching pays on phone-ufs; with offloaded experts it does not pay on h100-sxm."
+    )
+
+
+def test_without_times_it_says_so():
+    simulations = [
+        {"policy": "lru", "phase": "decode", "batch": 1, "start": "warm", "sharing": "shared", "capacity_share": 0.5,
+         "hit_rate": 0.5, "hit_rate_low": 0.4, "hit_rate_high": 0.6, "recall": None}
+    ]  # fmt: skip
+    said = verdict_of([], simulations, None, None, SystemsConfig())
+    assert said["headline"].startswith("Times are not known")
