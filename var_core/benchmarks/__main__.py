@@ -9,6 +9,7 @@ import torch
 
 from var_core.benchmarks import pages, policy
 from var_core.benchmarks.accumulator import accumulator_section
+from var_core.benchmarks.caches import caches_section
 from var_core.benchmarks.capture import capture_section, measure, not_run_section
 from var_core.benchmarks.document import Section, as_text, put
 from var_core.benchmarks.dry_run import dry_run_section
@@ -48,8 +49,19 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m var_core.benchmarks", description=__doc__)
-    measured = ("all", "capture", "accumulator", "memory", "merging", "dry-run", "policy", "tuning", *_OF_TUNING)
-    parser.add_argument("command", choices=(*measured, "record", "render", "check"))
+    measured = (
+        "all",
+        "capture",
+        "accumulator",
+        "memory",
+        "merging",
+        "dry-run",
+        "policy",
+        "caches",
+        "tuning",
+        *_OF_TUNING,
+    )
+    parser.add_argument("command", choices=(*measured, *_OF_TUNING, "record", "render", "check"))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of capture and policy")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of a run's results")
@@ -70,6 +82,7 @@ def _sections(options: argparse.Namespace) -> Iterator[Section]:
         "merging": [merging_section],
         "dry-run": [dry_run_section],
         "policy": [lambda: policy.policy_section(options.results, options.rounds)],
+        "caches": [lambda: caches_section(options.rounds)],
         # On a run that is finished, and in minutes: only when asked for.
         "tuning-trials": [lambda: tuning_section(tuned, options.rounds)],
         "tuning-samplers": [lambda: samplers_section(tuned)],
