@@ -19,6 +19,7 @@ from var_core.errors import VarError
 from var_core.figures.registry import OF_POLICY, OF_TUNING
 from var_core.systems.machine import devices_of
 from var_core.tuning.names import CONTROL, SEARCH
+from var_core.warehouse.files import SYSTEMS_FILES
 
 try:
     for path in workflow.configfiles:
@@ -86,10 +87,8 @@ SYSTEMS_RUNS = RUNS if CONFIG.systems.enabled else []
 MODEL_RUNS = [run for run in POLICY_RUNS if run in SYSTEMS_RUNS]
 SYSTEMS_OF_COSTS = {"devices", "own_devices", "costs"}
 SYSTEMS_OF_CACHES = {"devices", "own_devices", "caches"}
-SYSTEMS_TABLES = ("costs", "cache_simulations", "break_even")
-MODEL_TABLES = (
-    ("profile", "offloaded") if CONFIG.systems.offload.enabled else ("profile",)
-)
+SYSTEMS_TABLES = ["costs", "cache_simulations", "break_even"]
+MODEL_TABLES = ["profiles", *(["offloaded"] if CONFIG.systems.offload.enabled else [])]
 EVALUATED = {(run.model, run.corpus) for run in POLICY_RUNS}
 EVALUATION_TABLES = (
     "policies",
@@ -393,13 +392,17 @@ def broken_even_files(wildcards):
     }
 
 
-def systems_tables(wildcards):
-    """What a run's routing is worth, as tables; none where that is not asked."""
+def systems_of(run):
+    """Names of the tables on what a run's routing is worth; none where that is not asked."""
     if not CONFIG.systems.enabled:
         return []
+    return [*SYSTEMS_TABLES, *(MODEL_TABLES if has_policy(run) else [])]
+
+
+def systems_tables(wildcards):
+    """Files of these tables."""
     folder = f"results/{wildcards.model}/{wildcards.corpus}/systems"
-    tables = [*SYSTEMS_TABLES, *(MODEL_TABLES if has_policy(wildcards) else ())]
-    return [f"{folder}/{name}.parquet" for name in tables]
+    return [f"{folder}/{SYSTEMS_FILES[table]}" for table in systems_of(wildcards)]
 
 
 def drawn_tables(wildcards):

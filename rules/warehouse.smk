@@ -22,6 +22,7 @@ rule build_warehouse:
                 shards_of(run.model),
                 (run.model, run.corpus) in EVALUATED,
                 TUNED and (run.model, run.corpus) in EVALUATED,
+                systems_of(run),
             )
             for run in RUNS
         ],

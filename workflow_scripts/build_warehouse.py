@@ -12,8 +12,10 @@ with logged(snakemake.log[0]):
     output = Path(snakemake.output.database)
     build_warehouse(
         [
-            RunFiles.in_results(output.parent, model, corpus, shards, snakemake.params.traced, evaluated, tuned)
-            for model, corpus, shards, evaluated, tuned in snakemake.params.runs
+            RunFiles.in_results(
+                output.parent, model, corpus, shards, snakemake.params.traced, evaluated, tuned, systems
+            )
+            for model, corpus, shards, evaluated, tuned, systems in snakemake.params.runs
         ],
         output,
         memory_limit_mb=snakemake.resources.mem_mb * 3 // 4,

@@ -19,6 +19,7 @@ with logged(snakemake.log[0]):
         snakemake.params.traced,
         evaluated=False,
         tuned=False,
+        systems=(),
     )
     with open_run(files) as connection:
         test_hypotheses(

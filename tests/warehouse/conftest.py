@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from simulated_evaluation import write_evaluation
+from simulated_systems import SimulatedSystems
 from simulated_tuning import SimulatedTuning
 from var_core.corpus.schema import VOCABULARY
 from var_core.parquet import write_table
@@ -142,7 +143,14 @@ class SimulatedRun:
         return decisions[decisions.sequence % SHARDS[split] == number]
 
     def write(
-        self, results: Path, traced=("heldout",), trained=True, verdicts=True, evaluated=True, tuned=True
+        self,
+        results: Path,
+        traced=("heldout",),
+        trained=True,
+        verdicts=True,
+        evaluated=True,
+        tuned=True,
+        systems=True,
     ) -> RunFiles:
         folder = results / self.model / self.corpus
         for split, decisions in self.decisions.items():
@@ -171,7 +179,13 @@ class SimulatedRun:
             write_evaluation(folder / "evaluation", self.provenance("capture"), self.domains, self.seed)
         if tuned:
             SimulatedTuning(layers=self.layers, seed=self.seed).write(folder / "tuning", self.provenance("capture"))
+        if systems:
+            self.systems(ran=evaluated).write(folder / "systems", self.provenance("capture"))
         return RunFiles.in_results(results, self.model, self.corpus)
+
+    def systems(self, ran=True):
+        """What its routing is worth."""
+        return SimulatedSystems(*self.decisions.values(), self.experts, self.model, ran, self.seed)
 
     def _write_verdicts(self, path):
         rows = [
@@ -280,7 +294,7 @@ def results(tmp_path_factory):
     """A results folder with two runs of unlike models; not to be changed by tests."""
     results = tmp_path_factory.mktemp("project") / "results"
     SMALL.write(results)
-    OTHER.write(results, traced=(), trained=False, verdicts=False, evaluated=False, tuned=False)
+    OTHER.write(results, traced=(), trained=False, verdicts=False, evaluated=False, tuned=False, systems=False)
     return results
 
 
@@ -301,11 +315,11 @@ def simulated_run():
 
 @pytest.fixture(scope="session")
 def small():
-    """Three layers, 8 experts, k = 2, three domains; traced, trained, with verdicts; a policy tuned and evaluated."""
+    """Three layers, 8 experts, k = 2, three domains; traced, trained, with all that later stages make."""
     return SMALL
 
 
 @pytest.fixture(scope="session")
 def other():
-    """Two layers, 12 experts, k = 4, another vocabulary, one domain; no trace, training, verdicts or policy."""
+    """Two layers, 12 experts, k = 4, another vocabulary, one domain; nothing of later stages, and no trace."""
     return OTHER

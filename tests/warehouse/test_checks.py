@@ -118,7 +118,7 @@ def test_layers_with_other_numbers_of_experts_than_the_provenance_says(sound):
             write_table(path, table, {**read_provenance(path), "sites": sites})
         # The policy was made from other statistics than these, which is found before.
         with pytest.raises(VarError, match=r"table layers: layer 0 has 9 experts, but layer_stats of split .* has 8"):
-            load_and_check(dataclasses.replace(sound, evaluation={}, tuning={}))
+            load_and_check(dataclasses.replace(sound, evaluation={}, tuning={}, systems={}))
     finally:
         for path, content in kept.items():
             path.write_bytes(content)

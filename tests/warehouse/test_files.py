@@ -3,7 +3,7 @@
 import pytest
 
 from var_core.errors import VarError
-from var_core.warehouse.files import EVALUATION_FILES, TUNING_FILES, RunFiles, shard_number
+from var_core.warehouse.files import EVALUATION_FILES, SYSTEMS_FILES, TUNING_FILES, RunFiles, shard_number
 from var_core.warehouse.run import open_run
 
 
@@ -29,7 +29,7 @@ def test_everything_is_named_by_the_layout(results, small):
 def test_what_a_run_does_not_have_is_none(results, other):
     files = RunFiles.in_results(results, other.model, other.corpus)
     assert files.training is None and files.verdicts is None
-    assert not files.evaluation and not files.tuning
+    assert not files.evaluation and not files.tuning and not files.systems
     assert not any(files.traces.values())
 
 
@@ -89,6 +89,23 @@ def test_what_an_earlier_configuration_left_is_passed_over(simulated_run, tmp_pa
     with open_run(RunFiles.in_results(tmp_path, files.model, files.corpus, **{told: False})) as connection:
         for table in tables:
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]
+
+
+def test_of_systems_those_are_named_that_are_there_or_that_the_run_is_told_to_have(simulated_run, tmp_path):
+    run = simulated_run(sequences={"capture": 6, "heldout": 6})
+    files = run.write(tmp_path)
+    assert list(files.systems) == list(SYSTEMS_FILES)
+    assert all(path.parent.name == "systems" and path.exists() for path in files.systems.values())
+    for table in ("profiles", "break_even"):
+        files.systems[table].unlink()
+    assert list(RunFiles.in_results(tmp_path, run.model, run.corpus).systems) == [
+        "costs",
+        "cache_simulations",
+        "offloaded",
+    ]
+    told = RunFiles.in_results(tmp_path, run.model, run.corpus, systems=["costs", "break_even"])
+    assert told.systems == {table: files.systems[table] for table in ("costs", "break_even")}
+    assert not RunFiles.in_results(tmp_path, run.model, run.corpus, systems=()).systems
 
 
 def shards_of(files):

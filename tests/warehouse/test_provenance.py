@@ -5,7 +5,7 @@ import pytest
 
 from var_core.errors import VarError
 from var_core.parquet import read_provenance, write_table
-from var_core.warehouse.files import EVALUATION_FILES, TUNING_FILES
+from var_core.warehouse.files import EVALUATION_FILES, SYSTEMS_FILES, TUNING_FILES
 from var_core.warehouse.provenance import check_provenance
 
 
@@ -195,3 +195,39 @@ def test_a_study_that_does_not_say_what_it_was_made_from_is_named(sound, change)
     path = change(sound.tuning["tuning_front"], made_from=None)
     with pytest.raises(VarError, match=f"{path}: its provenance does not say what it was made_from; run its stage"):
         check_provenance(sound)
+
+
+@pytest.mark.parametrize("table", SYSTEMS_FILES)
+@pytest.mark.parametrize("key", ["model", "corpus", "statistics"])
+def test_systems_of_another_run_s_policy_are_named(sound, change, table, key):
+    policy = read_provenance(sound.systems[table])["policy"]
+    path = change(sound.systems[table], policy={**policy, key: "another digest"})
+    with pytest.raises(VarError, match=f"{path}: was made for {key} another digest, but run {sound.run} has {key} "):
+        check_provenance(sound)
+
+
+@pytest.mark.parametrize("table", ["costs", "cache_simulations", "break_even"])
+def test_systems_of_another_run_are_named(sound, change, table):
+    path = change(sound.systems[table], run="another/run", policy=None)
+    with pytest.raises(VarError, match=f"{path}: was made for run another/run, but run {sound.run} has run"):
+        check_provenance(sound)
+
+
+def test_systems_of_another_policy_than_was_evaluated_are_refused(sound, change):
+    policy = read_provenance(sound.systems["profiles"])["policy"]
+    path = change(sound.systems["profiles"], policy={**policy, "calibration": "another digest"})
+    with pytest.raises(VarError, match=f'{path}: was made for policy .*"calibration":"another digest"'):
+        check_provenance(sound)
+
+
+def test_systems_that_do_not_say_what_they_are_of_are_named(sound, change):
+    path = change(sound.systems["offloaded"], policy=None)
+    with pytest.raises(VarError, match=f"{path}: its provenance says neither its run nor its policy; run its stage"):
+        check_provenance(sound)
+
+
+def test_systems_of_a_run_without_a_policy_belong_to_it(simulated_run, tmp_path):
+    run = simulated_run(sequences={"capture": 6, "heldout": 6})
+    files = run.write(tmp_path, evaluated=False, tuned=False)
+    assert list(files.systems) == ["costs", "cache_simulations", "break_even"]
+    check_provenance(files)

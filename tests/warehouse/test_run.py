@@ -11,7 +11,7 @@ import pytest
 from var_core.corpus.schema import VOCABULARY
 from var_core.errors import VarError
 from var_core.parquet import read_provenance, write_table
-from var_core.warehouse.files import EVALUATION_FILES, TUNING_FILES, RunFiles
+from var_core.warehouse.files import EVALUATION_FILES, SYSTEMS_FILES, TUNING_FILES, RunFiles
 from var_core.warehouse.run import open_run
 
 
@@ -145,11 +145,12 @@ def test_training_and_verdicts_with_columns_that_the_schema_does_not_know(connec
     assert verdicts[0] == ("sim-a/text", "H1", 0, 0.25, None, "permutation", 3) and len(verdicts) == 3
 
 
-@pytest.mark.parametrize("table", [*EVALUATION_FILES, *TUNING_FILES])
-def test_the_tables_of_an_evaluation_and_a_study_are_the_files_rows(connection, files, table):
+@pytest.mark.parametrize("table", [*EVALUATION_FILES, *TUNING_FILES, *SYSTEMS_FILES])
+def test_the_tables_of_later_stages_are_the_files_rows(connection, files, table):
     got = connection.sql(f"SELECT * EXCLUDE run FROM {table}").to_arrow_table()
-    expected = pq.read_table({**files.evaluation, **files.tuning}[table])
-    assert got.to_pylist() == expected.to_pylist() and len(expected)
+    expected = pq.read_table({**files.evaluation, **files.tuning, **files.systems}[table])
+    # As text, for NaN, which is not equal to itself.
+    assert str(got.to_pylist()) == str(expected.to_pylist()) and len(expected)
     assert connection.execute(f"SELECT DISTINCT run FROM {table}").fetchall() == [(files.run,)]
 
 
@@ -166,7 +167,7 @@ def test_a_table_of_an_evaluation_with_other_columns_is_named(files, tmp_path):
 
 def test_a_run_without_trace_training_and_verdicts_has_empty_tables(results, other):
     with open_run(RunFiles.in_results(results, other.model, other.corpus)) as connection:
-        for table in ("traces", "training", "hypotheses", *EVALUATION_FILES, *TUNING_FILES):
+        for table in ("traces", "training", "hypotheses", *EVALUATION_FILES, *TUNING_FILES, *SYSTEMS_FILES):
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]
         kinds = dict(connection.execute("SELECT column_name, column_type FROM (DESCRIBE traces)").fetchall())
         assert kinds["experts"] == "SMALLINT[]" and kinds["domain"] == "VARCHAR"

@@ -30,6 +30,10 @@ ALL_RELATIONS = {*TABLE_KEYS, "traces", "shard_token_stats", "shard_expert_count
     "v_ways_by_layer",
     "v_tuning_front",
     "v_tuning_optimism",
+    "v_cache_curve",
+    "v_break_even",
+    "v_cost_ceilings",
+    "v_policy_speed",
 }
 
 

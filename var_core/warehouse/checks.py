@@ -8,6 +8,7 @@ from var_core.errors import VarError
 from var_core.warehouse.check import Check
 from var_core.warehouse.policy_checks import POLICY_CHECKS
 from var_core.warehouse.schema import TABLE_KEYS, identifier
+from var_core.warehouse.systems_checks import SYSTEMS_CHECKS
 from var_core.warehouse.tuning_checks import TUNING_CHECKS
 
 _COUNTS_BY_DOMAIN = """
@@ -162,7 +163,7 @@ def check_run(connection: duckdb.DuckDBPyConnection, run: str, traced: Collectio
         _check_keys(connection, run, table, keys)
     connection.execute(_COUNTS_BY_DOMAIN, {"run": run})
     connection.execute(_TRACED_SPLITS, {"traced": list(traced)})
-    for check in (*CHECKS, *POLICY_CHECKS, *TUNING_CHECKS):
+    for check in (*CHECKS, *POLICY_CHECKS, *TUNING_CHECKS, *SYSTEMS_CHECKS):
         result = connection.execute(check.query + " ORDER BY ALL LIMIT 1", {"run": run})
         names = [column[0] for column in result.description or ()]
         for violation in result.fetchall():

@@ -28,6 +28,15 @@ TUNING_FILES = {
 }
 """Table -> file in the folder ``tuning`` of a run whose policy's settings were searched; all of them or none."""
 
+SYSTEMS_FILES = {
+    "costs": "costs.parquet",
+    "profiles": "profile.parquet",
+    "cache_simulations": "cache_simulations.parquet",
+    "offloaded": "offloaded.parquet",
+    "break_even": "break_even.parquet",
+}
+"""Table -> file in the folder ``systems`` of a run; those of a model that is run are missing where none is."""
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -59,6 +68,8 @@ class RunFiles:
         Table -> file of :data:`EVALUATION_FILES`; empty for a run without a policy.
     tuning : mapping of str to Path, optional
         Table -> file of :data:`TUNING_FILES`; empty for a run whose policy was not tuned.
+    systems : mapping of str to Path, optional
+        Table -> file of :data:`SYSTEMS_FILES`, of those that the run has.
     """
 
     run: str
@@ -77,6 +88,7 @@ class RunFiles:
     segments: Path | None = None
     evaluation: Mapping[str, Path] = field(default_factory=dict)
     tuning: Mapping[str, Path] = field(default_factory=dict)
+    systems: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def in_results(
@@ -88,6 +100,7 @@ class RunFiles:
         traced: Collection[str] | None = None,
         evaluated: bool | None = None,
         tuned: bool | None = None,
+        systems: Collection[str] | None = None,
     ) -> "RunFiles":
         """Find the files of a run in a results folder.
 
@@ -109,6 +122,9 @@ class RunFiles:
             meanwhile, are passed over. Without it, whether one of the files is there: then all of them are named.
         tuned : bool, optional
             The same of a policy whose settings were searched.
+        systems : collection of str, optional
+            Tables of :data:`SYSTEMS_FILES` that the run has; files of others are passed over. Without it, those whose
+            files are there.
 
         Returns
         -------
@@ -156,6 +172,11 @@ class RunFiles:
             segments=segments if segments.exists() else None,
             evaluation=_all_or_none(folder / "evaluation", EVALUATION_FILES, evaluated),
             tuning=_all_or_none(folder / "tuning", TUNING_FILES, tuned),
+            systems={
+                table: folder / "systems" / name
+                for table, name in SYSTEMS_FILES.items()
+                if (table in systems if systems is not None else (folder / "systems" / name).exists())
+            },
         )
 
     @property

@@ -102,7 +102,7 @@ def load_small(connection: Connection, files: RunFiles, provenance: Mapping[str,
     if files.verdicts is not None:
         rows = connection.read_parquet(str(files.verdicts))
         _load_open_table(connection, files.run, "hypotheses", files.verdicts, rows)
-    for table, path in (*files.evaluation.items(), *files.tuning.items()):
+    for table, path in (*files.evaluation.items(), *files.tuning.items(), *files.systems.items()):
         _load_table(connection, files.run, table, path)
 
 

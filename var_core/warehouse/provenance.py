@@ -67,6 +67,7 @@ def check_provenance(files: RunFiles) -> dict[str, dict[str, Any]]:
     }
     _check_evaluation(files, statistics, made_from)
     _check_tuning(files, made_from)
+    _check_systems(files, made_from)
     return records
 
 
@@ -96,6 +97,24 @@ def _check_tuning(files: RunFiles, made_from: Mapping[str, Any]) -> None:
             raise VarError(f"{path}: its provenance does not say what it was made_from; run its stage again")
         for key, digest in made_from.items():
             _require(path, key, record.get(key), digest, files.run)
+
+
+def _check_systems(files: RunFiles, made_from: Mapping[str, Any]) -> None:
+    """Check that what was simulated, profiled and run offloaded is of this run, and of one policy, if it has one."""
+    policies: list[object] = [read_provenance(path).get("policy") for path in files.evaluation.values()]
+    policies = [policy for policy in policies if policy is not None]
+    for path in files.systems.values():
+        record = read_provenance(path)
+        run, policy = record.get("run"), record.get("policy")
+        if run is None and policy is None:
+            raise VarError(f"{path}: its provenance says neither its run nor its policy; run its stage again")
+        if run is not None:
+            _require(path, "run", run, files.run, files.run)
+        if policy is not None:
+            for key, digest in made_from.items():
+                _require(path, key, policy.get(key), digest, files.run)
+            policies.append(policy)
+            _require(path, "policy", policy, policies[0], files.run)
 
 
 def _check_columns(path: Path, kind: str) -> None:

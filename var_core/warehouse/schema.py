@@ -29,6 +29,11 @@ TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "tuning_trials": ("study", "number"),
     "tuning_importances": ("study", "objective", "parameter"),
     "tuning_front": ("point", "measure"),
+    "costs": ("model", "device", "phase", "batch", "context", "part"),
+    "profiles": ("arm", "phase", "batch", "context", "instrument", "part"),
+    "cache_simulations": ("phase", "batch", "start", "sharing", "capacity_share", "policy", "device"),
+    "offloaded": ("arm", "phase"),
+    "break_even": ("architecture", "case", "source", "device", "batch", "policy", "capacity_share", "hit_rate"),
 }
 """Table -> columns that, with ``run``, identify a row."""
 
@@ -49,12 +54,18 @@ COMMON_COLUMNS: dict[str, str] = {
 """Comments on columns that mean the same in every table and view."""
 
 _FOLDER = Path(__file__).resolve().parent
-_VIEW_FILES = ("views_tokens.sql", "views_prediction.sql", "views_layers.sql", "views_policies.sql", "views_tuning.sql")
+_TABLE_FILES = ("tables.sql", "tables_systems.sql")
+_COMMENT_FILES = ("comments.sql", "comments_systems.sql")
+_VIEW_FILES = (
+    "views_tokens.sql", "views_prediction.sql", "views_layers.sql", "views_policies.sql", "views_tuning.sql",
+    "views_systems.sql",
+)  # fmt: skip
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """Create all tables, empty."""
-    connection.execute(sql_file("tables.sql"))
+    for name in _TABLE_FILES:
+        connection.execute(sql_file(name))
 
 
 def create_views(connection: duckdb.DuckDBPyConnection) -> None:
@@ -65,7 +76,8 @@ def create_views(connection: duckdb.DuckDBPyConnection) -> None:
 
 def comment_all(connection: duckdb.DuckDBPyConnection) -> None:
     """Put comments on every table, view and column."""
-    connection.execute(sql_file("comments.sql"))
+    for name in _COMMENT_FILES:
+        connection.execute(sql_file(name))
     silent = connection.execute(
         "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL "
         "ORDER BY table_name, column_index"
