@@ -158,7 +158,7 @@ def test_other_stages_and_other_runs(results, config: Config):
     assert states == {
         "model": ("begun", 0, 1), "corpus": ("done", 1, 1), "statistics": ("waiting", 0, 7),
         "hypotheses": ("done", 1, 1), "tuning": ("waiting", 0, 7), "policy": ("done", 1, 1),
-        "evaluation": ("failed", 1, 7), "certificate": ("waiting", 0, 1),
+        "evaluation": ("failed", 1, 7), "certificate": ("waiting", 0, 1), "systems": ("waiting", 0, 5),
         "figures": ("waiting", 2, 16), "report": ("waiting", 0, 1),
     }  # fmt: skip
     (evaluation,) = (stage for stage in stages if stage.name == "evaluation")
@@ -195,7 +195,8 @@ def test_recorded_routing_has_no_shards_to_capture(results, config):
     (run,) = read_status(results, Config.model_validate(values)).runs
     assert run.capture is None and [stage.name for stage in run.before] == ["model", "import"]
     # No policy can run in a model that is not there.
-    assert [stage.name for stage in run.after] == ["statistics", "hypotheses", "figures", "report"]
+    assert [stage.name for stage in run.after] == ["statistics", "hypotheses", "systems", "figures", "report"]
+    assert [stage.total for stage in run.after if stage.name == "systems"] == [3]
 
 
 def test_the_stages_of_a_policy_are_shown_only_where_one_is_made(results, config):
@@ -207,15 +208,25 @@ def test_the_stages_of_a_policy_are_shown_only_where_one_is_made(results, config
     assert set(names(True)) - set(names(False)) == {"tuning", "policy", "evaluation", "certificate"}
 
 
+@pytest.mark.parametrize(("change", "files"), [({}, 5), ({"offload": False}, 4), ({"enabled": False}, None)])
+def test_what_is_shown_of_systems_is_what_is_asked_for(results, config, change, files):
+    systems = config.systems
+    if "offload" in change:
+        change = {"offload": systems.offload.model_copy(update={"enabled": change["offload"]})}
+    (run,) = read_status(results, config.model_copy(update={"systems": systems.model_copy(update=change)})).runs
+    assert [stage.total for stage in run.after if stage.name == "systems"] == ([] if files is None else [files])
+
+
 def test_the_logs_of_a_policy_s_stages_are_found(results, config):
     """Each job's own log, by the names of the rules."""
-    logs = ("probe_losses/mine/text", "make_policy/mine/text", "evaluate_policy/mine/text", "certify_policy/mine/text")
+    logs = ("probe_losses/mine/text", "make_policy/mine/text", "evaluate_policy/mine/text", "certify_policy/mine/text",
+            "run_offloaded/mine/text")  # fmt: skip
     for log in logs:
         with logged(results / "logs" / f"{log}.log"):
             pass
     (run,) = read_status(results, config).runs
     states = {stage.name: (stage.state, stage.log) for stage in run.after}
-    for stage, log in zip(("tuning", "policy", "evaluation", "certificate"), logs, strict=True):
+    for stage, log in zip(("tuning", "policy", "evaluation", "certificate", "systems"), logs, strict=True):
         assert states[stage] == ("begun", str(results / "logs" / f"{log}.log"))
 
 

@@ -54,6 +54,13 @@ SMALL = {
         "max_learned_share": None,
     },
     "evaluation": {"max_sequences": 48, "sequences_per_cluster": 2, "thresholds": [0.5], "bootstrap": 50},
+    "systems": {
+        "devices": ["laptop-nvme"],
+        "profile": {"batches": [1, 4], "heldout_batches": [2], "rounds": 5, "prompt": 16},
+        "costs": {"batches": [1], "contexts": [64], "published": False},
+        "caches": {"batches": [1], "most_sizes": 2, "max_sequences": 4, "bootstrap": 50},
+        "offload": {"sequences": 1, "tokens": 8, "rounds": 1},
+    },
     "figures": {"dpi": 60},
 }
 
@@ -115,7 +122,7 @@ class Project:
 
 TARGETS = {
     "all", "corpus", "model", "capture", "statistics", "hypotheses", "policy", "tuning", "evaluation", "certificate",
-    "warehouse", "figures", "report",
+    "profile", "costs", "break_even", "warehouse", "figures", "report",
 }  # fmt: skip
 
 

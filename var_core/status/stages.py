@@ -73,6 +73,8 @@ def after_capture(results: Path, model: str, corpus: str, config: Config) -> Ite
     policy = config.policy.enabled and not isinstance(config.models[model], TraceModel)
     if policy:
         yield from _policy(results, run, own, config)
+    if config.systems.enabled:
+        yield _stage(results, "systems", _systems_files(run, own / "systems", config, policy))
     names = figures_of(
         trained=isinstance(config.models[model], DemoModel), policy=policy, tuned=policy and config.tuning.enabled
     )
@@ -116,6 +118,19 @@ def _tuning_files(run: str, folder: Path, config: Config) -> dict[Path, tuple[st
         folder / "chosen.json": (f"choose_policy/{run}",),
         folder / "summary.json": (f"report_tuning/{run}",),
     }
+
+
+def _systems_files(run: str, folder: Path, config: Config, model_is_run: bool) -> dict[Path, tuple[str, ...]]:
+    """Give the files on what a run's routing is worth, each with the log of the job that makes it."""
+    on_model = {"profile.parquet": "profile_model"} if model_is_run else {}
+    if model_is_run and config.systems.offload.enabled:
+        on_model["offloaded.parquet"] = "run_offloaded"
+    others = {
+        "costs.parquet": "count_costs",
+        "cache_simulations.parquet": "simulate_caches",
+        "verdict.json": "find_break_even",
+    }
+    return {folder / name: (f"{rule}/{run}",) for name, rule in (on_model | others).items()}
 
 
 def warehouse(results: Path) -> StageStatus:
