@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with logged(snakemake.log[0]):
-    training, policy, tuning = (snakemake.input.get(name) for name in ("training", "policy", "tuning"))
+    names = ("training", "policy", "tuning", "systems")
+    training, policy, tuning, systems = (snakemake.input.get(name) for name in names)
     write_summary(
         Path(snakemake.input.verdicts),
         Path(snakemake.input.manifest),
@@ -16,4 +17,5 @@ with logged(snakemake.log[0]):
         Path(policy) if policy else None,
         Path(snakemake.output.text).parent,
         Path(tuning) if tuning else None,
+        Path(systems) if systems else None,
     )

@@ -26,6 +26,7 @@ def show(results: Path) -> str:
         verdicts = read_verdicts(path)
         blocks.append(f"{verdicts.run}\n\n{as_text(verdicts.headline())}")
     blocks += [policy_block(path) for path in sorted(results.glob("*/*/evaluation/verdict.json"))]
+    blocks += [systems_block(path) for path in sorted(results.glob("*/*/systems/verdict.json"))]
     places = {
         "report": [results / "report.html"],
         "summary": sorted(results.glob("*/*/report/summary.md")),
@@ -46,6 +47,13 @@ def policy_block(path: Path) -> str:
     if tuning.exists():
         parts.append(f"Its settings: {read_json(tuning)['sentence']}.")
     return "\n\n".join([*parts, f"What VAR can do for {run}: {verdict['sentence']}."])
+
+
+def systems_block(path: Path) -> str:
+    """What predictable routing is worth for a run, in words."""
+    verdict = read_json(path)
+    run = "/".join(path.parts[-4:-2])
+    return "\n\n".join([f"{run}: what predictable routing is worth", *verdict["text"], verdict["headline"]])
 
 
 def main(arguments: list[str]) -> int:

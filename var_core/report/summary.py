@@ -12,7 +12,13 @@ from var_core.report.table import as_csv, as_markdown, markdown_table, number
 
 
 def write_summary(
-    verdicts: Path, manifest: Path, training: Path | None, policy: Path | None, output: Path, tuning: Path | None = None
+    verdicts: Path,
+    manifest: Path,
+    training: Path | None,
+    policy: Path | None,
+    output: Path,
+    tuning: Path | None = None,
+    systems: Path | None = None,
 ) -> None:
     """Write ``summary.md`` and ``summary.csv``.
 
@@ -30,6 +36,8 @@ def write_summary(
         Folder for both files.
     tuning : Path or None, optional
         ``summary.json`` of the search for its settings.
+    systems : Path or None, optional
+        ``verdict.json`` on what predictable routing is worth.
     """
     results = read_verdicts(verdicts)
     rows = results.headline()
@@ -43,6 +51,7 @@ def write_summary(
         as_markdown(rows),
         *([] if policy is None else _policy(read_json(policy))),
         *([] if tuning is None else _tuning(read_json(tuning))),
+        *([] if systems is None else _systems(read_json(systems))),
         "## What it rests on",
         _samples(results, read_json(manifest)),
     ]
@@ -88,6 +97,15 @@ def _tuning(summary: dict[str, Any]) -> list[str]:
         "Points of the front, estimated by replaying the calibration split and measured in the model on the tuning "
         "split; the chosen one stands in bold.",
         front_table(summary["front"]),
+    ]
+
+
+def _systems(verdict: dict[str, Any]) -> list[str]:
+    """What predictable routing is worth, on which hardware, and how sure that is."""
+    return [
+        "## What predictable routing is worth",
+        verdict["headline"],
+        "\n".join(f"* {line}" for line in verdict["text"]),
     ]
 
 
