@@ -16,7 +16,7 @@ from var_core.config.models import DemoModel, FolderModel, TraceModel
 from var_core.config.root import parse_config, read_yaml
 from var_core.config.tuning import TABLES_OF
 from var_core.errors import VarError
-from var_core.figures.registry import OF_POLICY, OF_TUNING
+from var_core.figures.registry import OF_POLICY, OF_SYSTEMS, OF_TUNING
 from var_core.systems.machine import devices_of
 from var_core.tuning.names import CONTROL, SEARCH
 from var_core.warehouse.files import SYSTEMS_FILES
@@ -406,9 +406,11 @@ def systems_tables(wildcards):
 
 
 def drawn_tables(wildcards):
-    """What a figure of a policy, or of the search for its settings, shows."""
+    """What a figure of a policy, of the search for its settings, or of what routing is worth shows."""
     if wildcards.figure in OF_TUNING:
         return tuning_tables(wildcards)
+    if wildcards.figure in OF_SYSTEMS:
+        return systems_tables(wildcards)
     return evaluation_tables(wildcards) if wildcards.figure in OF_POLICY else []
 
 

@@ -61,5 +61,6 @@ rule figures:
                 trained=run.model in DEMO_MODELS,
                 policy=run in POLICY_RUNS,
                 tuned=TUNED and run in POLICY_RUNS,
+                systems=run in SYSTEMS_RUNS,
             )
         ],

@@ -15,11 +15,12 @@ from matplotlib.transforms import Bbox
 
 from policies_to_draw import SimulatedEvaluation, open_sources
 from simulated_tuning import SimulatedTuning
+from systems_to_draw import SimulatedSystems, open_systems
 from tunings_to_draw import open_study
 from var_core.config.hypotheses import H2Config, H3Config, H4Config, HypothesesConfig
 from var_core.corpus.schema import VOCABULARY
 from var_core.evaluation import names
-from var_core.figures.registry import OF_POLICY, OF_TUNING, figures_of
+from var_core.figures.registry import OF_POLICY, OF_PROFILE, OF_SYSTEMS, OF_TUNING, figures_of
 from var_core.figures.sources import Sources
 from var_core.figures.style import styled
 from var_core.hypotheses.results import read_verdicts
@@ -29,6 +30,9 @@ from var_core.routing.batch import RoutedBatch, RouterLayout
 from var_core.statistics.accumulator import Accumulator, TokenBatch
 from var_core.statistics.merge import merge_tables
 from var_core.statistics.tables import SCHEMAS
+from var_core.systems.devices import PRESETS
+from var_core.systems.machine import MACHINE
+from var_core.systems.profiles import PLAIN
 from var_core.traces.batch import trace_rows
 from var_core.warehouse.files import RunFiles
 from var_core.warehouse.run import open_run
@@ -228,6 +232,15 @@ class Drawn:
         return self._drawings[name]
 
 
+class Worth(Drawn):
+    """What made-up routing is worth."""
+
+    def __init__(self, simulation: SimulatedSystems) -> None:
+        self.simulation = simulation
+        names = [name for name in OF_SYSTEMS if simulation.arms or name not in OF_PROFILE]
+        super().__init__(open_systems(simulation), tuple(names))
+
+
 class Run(Drawn):
     """A simulated run on disk and open."""
 
@@ -241,7 +254,7 @@ class Run(Drawn):
             else None
         )
         sources = Sources(open_run(self.files), self.files.run, read_verdicts(self.verdicts), training)
-        super().__init__(sources, figures_of(simulation.trained, policy=False, tuned=False))
+        super().__init__(sources, figures_of(simulation.trained, policy=False, tuned=False, systems=False))
 
 
 @pytest.fixture(name="drawn_texts")
@@ -333,6 +346,32 @@ def one_objective():
     """One objective, and one setting with numbers."""
     simulation = SimulatedTuning(objectives=("learned_share",), classic=False, caches=False)
     return Drawn(open_study(simulation), OF_TUNING)
+
+
+@pytest.fixture(scope="session")
+def worth():
+    """A model that was profiled and run with offloaded experts, on five devices."""
+    return Worth(SimulatedSystems())
+
+
+@pytest.fixture(scope="session")
+def replayed_only():
+    """Routing that was recorded elsewhere: no model, no times, no intervals."""
+    return Worth(SimulatedSystems(shaped=False, arms=(), intervals=False))
+
+
+@pytest.fixture(scope="session")
+def many_sizes():
+    """As many sizes, batches and devices as must still be legible."""
+    devices = (MACHINE, *PRESETS, *(f"device number {place}" for place in range(4)))
+    timed = tuple(2**power for power in range(9))
+    return Worth(SimulatedSystems(layers=48, sizes=31, devices=devices, timed=timed))
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    """A model that was timed as it is, with one batch size, on one device."""
+    return Worth(SimulatedSystems(layers=1, devices=(MACHINE,), arms=(PLAIN,), timed=(1,), known=(), sizes=2))
 
 
 @pytest.fixture(autouse=True)

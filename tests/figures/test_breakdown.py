@@ -1,5 +1,3 @@
-"""Made-up profiles, in the table as the stage writes it."""
-
 from types import SimpleNamespace
 
 import duckdb
@@ -7,37 +5,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from systems_to_draw import PARTS, RUN, profiled
 from var_core.figures.breakdown import draw
 from var_core.figures.sources import Sources
-from var_core.systems.profiles import AUDITED, BARE, PLAIN, POLICY, PROFILER, PROFILES, STOPWATCH, WHOLE
-
-RUN = "simulated/text"
-PLAIN_PARTS = {"attention": 1.0, "gate": 0.2, "dispatch": 0.1, "experts": 2.0, "lm_head": 0.5, "other": 0.4}
-POLICY_PARTS = PLAIN_PARTS | {"gate": 0.02, "policy_decision": 1.2, "cache": 0.3}
-PARTS = {PLAIN: PLAIN_PARTS, POLICY: POLICY_PARTS, AUDITED: POLICY_PARTS | {"audit": 0.25}}
-FACTORS = {BARE: 1.0, STOPWATCH: 1.02, PROFILER: 1.5}
-
-
-def rows(arms, batches):
-    for arm in arms:
-        for phase, slower in (("prefill", 3.0), ("decode", 1.0)):
-            for batch in batches:
-                parts = {part: slower * batch**0.5 * each / 1e3 for part, each in PARTS[arm].items()}
-                whole = sum(parts.values())
-                for instrument, factor in FACTORS.items():
-                    own = {WHOLE: whole} if instrument == BARE else {WHOLE: whole, **parts}
-                    for part, seconds in own.items():
-                        seconds *= factor
-                        yield {
-                            "arm": arm, "phase": phase, "batch": batch, "context": 64, "instrument": instrument,
-                            "part": part, "seconds": seconds, "low": None if instrument == PROFILER else 0.9 * seconds,
-                            "high": None if instrument == PROFILER else 1.2 * seconds,
-                            "share": seconds / whole / factor, "rounds": 7,
-                        }  # fmt: skip
+from var_core.systems.profiles import PLAIN, PROFILES
 
 
 def sources_of(arms=tuple(PARTS), batches=(1, 2, 4, 8)):
-    profiles = pa.Table.from_pylist(list(rows(arms, batches)), PROFILES)
+    profiles = pa.Table.from_pylist(list(profiled(arms, batches)), PROFILES)
     connection = duckdb.connect()
     connection.register("given", profiles)
     connection.execute("CREATE TABLE profiles AS SELECT $run AS run, * FROM given", {"run": RUN})
@@ -90,18 +65,3 @@ def test_of_many_batch_sizes_the_ends_are_among_those_shown():
     drawing = draw(sources_of(batches=tuple(2**power for power in range(9))))
     shown = [label.get_text() for label in drawing.figure.axes[0].get_xticklabels(minor=True)]
     assert shown == ["1", "4", "16", "64", "256"]
-
-
-@pytest.mark.parametrize("arms", [(PLAIN,), tuple(PARTS)])
-@pytest.mark.parametrize("batches", [(1,), (1, 2, 4, 8), tuple(2**power for power in range(9))])
-def test_no_text_lies_on_another_or_is_cut_off(arms, batches, drawn_texts):
-    figure = draw(sources_of(arms, batches)).figure
-    lines = drawn_texts(figure)
-    for place, one in enumerate(lines):
-        assert one.size >= 7
-        assert min(one.box.x0, one.box.y0) >= 0
-        assert one.box.x1 <= figure.bbox.x1 and one.box.y1 <= figure.bbox.y1
-        for other in lines[place + 1 :]:
-            width = min(one.box.x1, other.box.x1) - max(one.box.x0, other.box.x0)
-            height = min(one.box.y1, other.box.y1) - max(one.box.y0, other.box.y0)
-            assert not (width > 1 and height > 1), (one.text, other.text)

@@ -5,15 +5,23 @@ import itertools
 import pytest
 from matplotlib.figure import Figure
 
-from var_core.figures.registry import FIGURES, OF_POLICY, OF_TUNING, figures_of
+from var_core.figures.registry import FIGURES, OF_POLICY, OF_PROFILE, OF_SYSTEMS, OF_TUNING, figures_of
 from var_core.figures.style import COLUMN, PAGE, SMALL
 
 RUNS = ("run", "blind", "wide")
 POLICIES = ("evaluated", "smallest", "deep", "few_arms")
 STUDIES = ("tuned", "few_trials", "many_trials", "one_objective")
-CASES = [(which, name) for which in RUNS for name in figures_of(trained=which == "run", policy=False, tuned=False)]
+WORTHS = ("worth", "replayed_only", "many_sizes", "one_device")
+CASES = [
+    (which, name)
+    for which in RUNS
+    for name in figures_of(trained=which == "run", policy=False, tuned=False, systems=False)
+]
 CASES += [(which, name) for which in POLICIES for name in OF_POLICY]
 CASES += [(which, name) for which in STUDIES for name in OF_TUNING]
+CASES += [
+    (which, name) for which in WORTHS for name in OF_SYSTEMS if which != "replayed_only" or name not in OF_PROFILE
+]
 each_figure = pytest.mark.parametrize("drawn", CASES, indirect=True, ids="-".join)
 
 

@@ -8,7 +8,7 @@ from var_core.figures.draw import not_drawn
 from var_core.figures.registry import FIGURES
 from var_core.hypotheses.recorded import Recorded
 
-PARTS = {*Recorded.__dataclass_fields__, "pairs", "curves", "policy", "tuning"}
+PARTS = {*Recorded.__dataclass_fields__, "pairs", "curves", "policy", "tuning", "systems", "profile"}
 
 
 @pytest.mark.parametrize("name", FIGURES)

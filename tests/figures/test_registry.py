@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from var_core.code_digest import import_closure
-from var_core.figures.registry import FIGURES, OF_POLICY, OF_TRAINING, OF_TUNING, figures_of, label
+from var_core.figures.registry import (
+    FIGURES,
+    OF_POLICY,
+    OF_PROFILE,
+    OF_SYSTEMS,
+    OF_TRAINING,
+    OF_TUNING,
+    figures_of,
+    label,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,22 +25,30 @@ def closure(path: str) -> set[str]:
 
 
 def test_only_models_trained_here_have_a_loss_curve():
-    without = figures_of(trained=False, policy=True, tuned=True)
+    without = figures_of(trained=False, policy=True, tuned=True, systems=True)
     assert set(FIGURES) - set(without) == set(OF_TRAINING) == {"loss_curve"}
-    assert figures_of(trained=True, policy=True, tuned=True) == FIGURES
+    assert figures_of(trained=True, policy=True, tuned=True, systems=True) == FIGURES
+
+
+EVERYTHING = {"trained": True, "policy": True, "tuned": True, "systems": True}
 
 
 @pytest.mark.parametrize(
-    ("need", "there", "names"),
-    [("policy", {"policy": False, "tuned": True}, OF_POLICY), ("tuning", {"policy": True, "tuned": False}, OF_TUNING)],
+    ("missing", "needs", "names"),
+    [
+        ("policy", {"policy", "profile"}, OF_POLICY + OF_PROFILE),
+        ("tuned", {"tuning"}, OF_TUNING),
+        ("systems", {"systems", "profile"}, OF_SYSTEMS),
+    ],
 )
-def test_only_runs_with_a_policy_or_a_study_have_figures_of_it(need, there, names):
-    without = figures_of(trained=True, **there)
+def test_only_runs_with_what_a_figure_needs_have_it(missing, needs, names):
+    without = figures_of(**EVERYTHING | {missing: False})
     needing = {
-        name for name in FIGURES if need in getattr(importlib.import_module(f"var_core.figures.{name}"), "NEEDS", ())
+        name for name in FIGURES if needs & {*getattr(importlib.import_module(f"var_core.figures.{name}"), "NEEDS", ())}
     }
     assert set(FIGURES) - set(without) == set(names) == needing
-    assert figures_of(trained=False, **there) == tuple(name for name in without if name != "loss_curve")
+    untrained = figures_of(**EVERYTHING | {missing: False, "trained": False})
+    assert untrained == tuple(name for name in without if name != "loss_curve")
 
 
 def test_names_are_written_for_reading():
@@ -72,3 +89,11 @@ def test_an_edit_of_how_policies_are_tuned_draws_only_those_figures_again(name):
     used = closure("workflow_scripts/draw_figure.py") | closure(f"var_core/figures/{name}.py")
     about_tuning = {"var_core.config.tuning", "var_core.figures.tunings"}
     assert bool(used & about_tuning) == (name in OF_TUNING)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_an_edit_of_what_routing_is_worth_draws_only_those_figures_again(name):
+    used = closure("workflow_scripts/draw_figure.py") | closure(f"var_core/figures/{name}.py")
+    about_systems = {each for each in used if each.startswith("var_core.systems.")}
+    assert bool(about_systems) == (name in OF_SYSTEMS)
+    assert not about_systems & {"var_core.systems.worth", "var_core.systems.simulate", "var_core.systems.profiling"}

@@ -18,6 +18,9 @@ FIGURES: tuple[str, ...] = (
     "policy_frequency",
     "policy_gain",
     "policy_transfer",
+    "breakdown",
+    "cache_hits",
+    "break_even",
 )
 """Names of all figures, in the order in which they are told; each is drawn by the module of the same name."""
 
@@ -30,8 +33,14 @@ OF_POLICY: tuple[str, ...] = tuple(name for name in FIGURES if name.startswith("
 OF_TUNING: tuple[str, ...] = tuple(name for name in FIGURES if name.startswith("tuning_"))
 """Those that show how a policy's settings were searched, so are there only for runs whose policy was tuned."""
 
+OF_SYSTEMS: tuple[str, ...] = ("breakdown", "cache_hits", "break_even")
+"""Those that show what predictable routing is worth, so are there only where that was asked."""
 
-def figures_of(trained: bool, policy: bool, tuned: bool) -> tuple[str, ...]:
+OF_PROFILE: tuple[str, ...] = ("breakdown",)
+"""Those of them that show how a model was timed, so are there only for runs whose model was run under a policy."""
+
+
+def figures_of(trained: bool, policy: bool, tuned: bool, systems: bool) -> tuple[str, ...]:
     """Names of the figures of a run.
 
     Parameters
@@ -42,8 +51,11 @@ def figures_of(trained: bool, policy: bool, tuned: bool) -> tuple[str, ...]:
         Whether a policy was made and evaluated.
     tuned : bool
         Whether its settings were searched.
+    systems : bool
+        Whether it was asked what its routing is worth.
     """
-    left_out = {*(() if trained else OF_TRAINING), *(() if policy else OF_POLICY), *(() if tuned else OF_TUNING)}
+    there = {OF_TRAINING: trained, OF_POLICY: policy, OF_TUNING: tuned, OF_SYSTEMS: systems, OF_PROFILE: policy}
+    left_out = {name for names, known in there.items() if not known for name in names}
     return tuple(name for name in FIGURES if name not in left_out)
 
 

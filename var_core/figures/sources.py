@@ -49,6 +49,8 @@ class Sources:
         Settings that the run's policy was evaluated with.
     tuning : mapping, optional
         Settings of the search for the policy's.
+    systems : mapping, optional
+        Settings of the caches of experts that its routing was replayed through.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -57,6 +59,7 @@ class Sources:
     training: Mapping[str, Any] | None = None
     evaluation: Mapping[str, Any] | None = None
     tuning: Mapping[str, Any] | None = None
+    systems: Mapping[str, Any] | None = None
 
     @cached_property
     def data(self) -> RunData:
@@ -76,7 +79,8 @@ class Sources:
         needs : sequence of str
             Fields of :class:`~var_core.hypotheses.recorded.Recorded`, or ``pairs``: which experts were chosen together,
             or ``curves``: coverage against agreement, or ``policy``: that one was made and evaluated, or ``tuning``:
-            that its settings were searched.
+            that its settings were searched, or ``systems``: that its routing was replayed through caches of experts,
+            or ``profile``: that its model was run and timed.
         """
         known = self.data.recorded
         reasons = [known.missing(*(need for need in needs if hasattr(known, need)))]
@@ -88,6 +92,10 @@ class Sources:
             reasons.append("no policy was evaluated")
         if "tuning" in needs and self.tuning is None:
             reasons.append("no policy was tuned")
+        if self.systems is None and {"systems", "profile"} & set(needs):
+            reasons.append("nobody asked what its routing is worth")
+        elif "profile" in needs and not len(self.query("SELECT 1 FROM profiles WHERE run = $run LIMIT 1")):
+            reasons.append("no model was run, so nothing was timed")
         return "; ".join(reason for reason in reasons if reason) or None
 
     @cached_property

@@ -34,6 +34,8 @@ OBSERVED, HELDOUT, NULL, CHANCE, CRITERION = BLUE, GREEN, GREY, BLACK, VERMILLIO
 """What a colour means wherever it stands: counted, on unseen text, nothing to find, blind guess, what a claim asks."""
 
 SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"
+PAYING = "RdBu"
+"""Of ratios where more is better: blue gains, red loses."""
 
 TEXT, SMALL = 8.0, 7.0
 """Sizes of labels and of the smallest text, points."""

@@ -76,7 +76,10 @@ def after_capture(results: Path, model: str, corpus: str, config: Config) -> Ite
     if config.systems.enabled:
         yield _stage(results, "systems", _systems_files(run, own / "systems", config, policy))
     names = figures_of(
-        trained=isinstance(config.models[model], DemoModel), policy=policy, tuned=policy and config.tuning.enabled
+        trained=isinstance(config.models[model], DemoModel),
+        policy=policy,
+        tuned=policy and config.tuning.enabled,
+        systems=config.systems.enabled,
     )
     yield _stage(
         results, "figures", {own / "figures" / f"{name}.png": (f"draw_figure/{run}/{name}",) for name in names}
