@@ -9,6 +9,7 @@ from policies_to_draw import RUN, open_tables
 from var_core.config.systems import CachesConfig
 from var_core.figures.sources import Sources
 from var_core.hypotheses.results import Verdicts
+from var_core.parquet import write_table
 from var_core.systems.break_even import Layer
 from var_core.systems.devices import PRESETS
 from var_core.systems.machine import MACHINE
@@ -16,6 +17,7 @@ from var_core.systems.on_model import PREDICTED
 from var_core.systems.profiles import AUDITED, BARE, PLAIN, POLICY, PROFILER, PROFILES, STOPWATCH, WHOLE
 from var_core.systems.simulate import CACHE_SIMULATIONS
 from var_core.systems.worth import BREAK_EVEN
+from var_core.warehouse.files import SYSTEMS_FILES
 
 EXPERTS, TOP_K = 8, 2
 SCHEMAS = {
@@ -71,6 +73,13 @@ class SimulatedSystems:
             "break_even": [*self._replayed(), *self._resident()],
         }
         return {name: pa.Table.from_pylist(found, SCHEMAS[name]) for name, found in rows.items()}
+
+    def write(self, folder, run):
+        """Write the tables as a run has them; without a model none of what it was run for."""
+        for table, rows in self.tables().items():
+            if self.arms or table not in ("profiles", "offloaded"):
+                config = CachesConfig(confidence=0.9).model_dump(mode="json")
+                write_table(folder / SYSTEMS_FILES[table], rows, {"stage": table, "run": run, "config": config})
 
     def shares(self):
         """Sizes of caches."""

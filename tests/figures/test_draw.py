@@ -7,10 +7,11 @@ from docutils.core import publish_doctree
 
 from simulated_evaluation import write_evaluation
 from simulated_tuning import SimulatedTuning
+from systems_to_draw import SimulatedSystems
 from var_core.config.figures import FiguresConfig
 from var_core.errors import VarError
 from var_core.figures.draw import draw_figure
-from var_core.figures.registry import OF_POLICY, OF_TUNING
+from var_core.figures.registry import OF_POLICY, OF_SYSTEMS, OF_TUNING
 from var_core.parquet import read_provenance
 from var_core.warehouse.files import RunFiles
 
@@ -104,14 +105,56 @@ def test_figures_of_a_policy_and_its_study_are_drawn_from_its_files(run, with_po
     assert set(contents(tmp_path)) == {f"{name}.{kind}" for kind in ("png", "svg", "pdf", "txt")}
 
 
+@pytest.fixture(scope="module")
+def with_systems(run, tmp_path_factory):
+    """The files of the run, and beside them what its routing is worth: of a model that was run, and of none."""
+    found = {}
+    for ran in (True, False):
+        results = tmp_path_factory.mktemp("with_systems") / "results"
+        shutil.copytree(run.results, results)
+        folder = results / "simulated/text"
+        simulation = SimulatedSystems(run.simulation.layers) if ran else SimulatedSystems(arms=(), shaped=False)
+        simulation.write(folder / "systems", "simulated/text")
+        found[ran] = RunFiles.in_results(results, "simulated", "text")
+    return found
+
+
+@pytest.mark.parametrize("name", OF_SYSTEMS)
+def test_figures_of_what_routing_is_worth_are_drawn_from_its_files(run, with_systems, name, tmp_path):
+    draw(run, name, tmp_path, files=with_systems[True])
+    assert "not drawn" not in (tmp_path / f"{name}.txt").read_text()
+    assert set(contents(tmp_path)) == {f"{name}.{kind}" for kind in ("png", "svg", "pdf", "txt")}
+
+
+def test_intervals_of_hit_rates_are_of_the_confidence_that_they_were_made_with(run, with_systems, tmp_path):
+    draw(run, "cache_hits", tmp_path, files=with_systems[True])
+    assert "Bands are intervals of 90 %" in (tmp_path / "cache_hits.txt").read_text()
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("breakdown", "not drawn, because no model was run, so nothing was timed"),
+    ("cache_hits", "No model was run with offloaded experts"),
+    ("break_even", "When experts are offloaded, this is not known"),
+])  # fmt: skip
+def test_what_was_not_measured_is_said(run, with_systems, name, said, tmp_path):
+    draw(run, name, tmp_path, files=with_systems[False])
+    assert said in (tmp_path / f"{name}.txt").read_text()
+
+
 def test_the_margin_is_the_one_that_the_policy_was_evaluated_with(run, with_policy, tmp_path):
     draw(run, "policy_quality", tmp_path, files=with_policy)
     margin = read_provenance(with_policy.evaluation["evaluations"])["config"]["margin"]
     assert f"the margin is {margin:g} of the plain model's loss" in (tmp_path / "policy_quality.txt").read_text()
 
 
-def test_without_a_policy_its_figures_say_so(run, tmp_path):
-    for name, reason in (("policy_ways", "no policy was evaluated"), ("tuning_front", "no policy was tuned")):
+def test_without_what_they_show_figures_say_so(run, tmp_path):
+    reasons = {
+        "policy_ways": "no policy was evaluated",
+        "tuning_front": "no policy was tuned",
+        "breakdown": "nobody asked what its routing is worth",
+        "break_even": "nobody asked what its routing is worth",
+    }
+    for name, reason in reasons.items():
         draw(run, name, tmp_path)
         assert f"not drawn, because {reason}" in (tmp_path / f"{name}.txt").read_text()
 
@@ -134,6 +177,7 @@ def test_verdicts_of_an_older_version_are_one_line(run, tmp_path):
 
 SOURCES = ["run", "blind", "wide", "evaluated", "smallest", "deep", "few_arms"]
 SOURCES += ["tuned", "few_trials", "many_trials", "one_objective"]
+SOURCES += ["worth", "replayed_only", "many_sizes", "one_device"]
 
 
 @pytest.mark.parametrize("which", SOURCES)

@@ -51,8 +51,9 @@ def draw_figure(name: str, files: RunFiles, verdicts: Path, config: FiguresConfi
     training = read_json(record) if files.training is not None else None
     evaluated = read_provenance(files.evaluation["evaluations"])["config"] if files.evaluation else None
     tuned = read_provenance(files.tuning["tuning_front"])["config"] if files.tuning else None
+    replayed = read_provenance(files.systems["cache_simulations"])["config"] if files.systems else None
     with open_run(files) as connection, styled():
-        sources = Sources(connection, files.run, read_verdicts(verdicts), training, evaluated, tuned)
+        sources = Sources(connection, files.run, read_verdicts(verdicts), training, evaluated, tuned, replayed)
         missing = sources.missing(getattr(module, "NEEDS", ()))
         drawing = not_drawn(name, missing) if missing else module.draw(sources)
         _save(drawing.figure, drawing.caption, f"{name} of {files.run}", config, output, code)
