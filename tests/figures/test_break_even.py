@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, same_color
 from matplotlib.contour import ContourSet
 
 from systems_to_draw import ANY_LINK, LINKS, RECALLS, SimulatedSystems, open_systems
@@ -62,6 +64,8 @@ def test_the_point_is_that_of_the_highest_recall_and_the_replay_stands_beside_it
         assert row["policy"] == "token_table" and row["recall"] == RECALLS["token_table"]
         [point] = [line for line in panel.lines if line.get_marker() == "o" and len(line.get_xydata())]
         assert point.get_xydata().tolist() == [[row["link_bandwidth"] / 1e9, row["recall"]]]
+        colours = ScalarMappable(Normalize(-1, 1), "RdBu")
+        assert same_color(point.get_markerfacecolor(), colours.to_rgba(np.log2(row["speed_up"])))
         [beside] = text_beside(panel)
         assert f"replay: {row['speed_up']:.2f}×\nfree: {row['speed_up_free']:.2f}×" in beside
         assert ("run:" in beside) == (row["device"] == MACHINE)
@@ -80,7 +84,7 @@ def test_controls_are_not_what_could_be_used(worth):
     said = worth.drawing("break_even").caption
     told = places_of(worth.sources)["h100-sxm"]
     assert f"On h100-sxm: {told.told['speed_up']:.2f} [" in said
-    assert f"; fastest is {told.fastest['policy'].replace('_', ' ')} with {told.fastest['speed_up']:.2f} [" in said
+    assert f"; fastest is {told.fastest['policy'].replace('_', ' ')}, {told.fastest['speed_up']:.2f} [" in said
 
 
 def test_all_in_memory_the_ceilings_and_what_was_measured_are_drawn(worth):

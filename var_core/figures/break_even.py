@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
@@ -18,7 +19,6 @@ from var_core.figures.style import (
     BLACK,
     PAGE,
     PAYING,
-    VERMILLION,
     empty_panel,
     legend_below,
     letter_panels,
@@ -151,6 +151,10 @@ def _draw_maps(panels: Sequence[Axes], told: Sequence[Row], really: Mapping[str,
     """Draw all maps in the same colours, with one bar."""
     for panel, row in zip(panels, told, strict=True):
         mesh = _draw_map(panel, row, really if row["device"] == MACHINE else {})
+    panels[0].plot(
+        [], [], linestyle="none", marker="o", markersize=6.5, markeredgecolor=BLACK, markerfacecolor="white",
+        label=f"{PREDICTIONS[told[0]['policy']].label}, replayed (colour)",
+    )  # fmt: skip
     for name, style in (("both take the same time", "-"), ("the same, if predicting took no time", "--")):
         panels[0].plot([], [], color=BLACK, linestyle=style, linewidth=1.0, label=name)
     bar = panels[0].figure.colorbar(mesh, ax=list(panels), pad=0.01, aspect=30, extend="both")
@@ -160,8 +164,9 @@ def _draw_maps(panels: Sequence[Axes], told: Sequence[Row], really: Mapping[str,
 def _draw_map(panel: Axes, row: Row, really: Mapping[str, float]) -> QuadMesh:
     gigabytes = _BANDWIDTHS / 1e9
     own, free = (np.log2(speed_ups(row, _BANDWIDTHS, _RECALLS, free=free)) for free in (False, True))
+    colours = ScalarMappable(Normalize(-_LIMIT, _LIMIT), PAYING)
     mesh = panel.pcolormesh(
-        gigabytes, _RECALLS, own, cmap=PAYING, norm=Normalize(-_LIMIT, _LIMIT), shading="nearest", rasterized=True
+        gigabytes, _RECALLS, own, cmap=colours.cmap, norm=colours.norm, shading="nearest", rasterized=True
     )
     for value, style in ((own, "-"), (free, "--")):
         # Where a recall of 0 costs nothing there is no line, not one along the axis.
@@ -171,8 +176,8 @@ def _draw_map(panel: Axes, row: Row, really: Mapping[str, float]) -> QuadMesh:
             )
     x, y = row["link_bandwidth"] / 1e9, row["recall"]
     panel.plot(
-        [x], [y], linestyle="none", marker="o", markersize=5.5, markerfacecolor=VERMILLION, markeredgecolor=BLACK,
-        label=f"{PREDICTIONS[row['policy']].label}, this run", zorder=4,
+        [x], [y], linestyle="none", marker="o", markersize=6.5, markeredgecolor=BLACK, zorder=4,
+        markerfacecolor=colours.to_rgba(np.log2(row["speed_up"])),
     )  # fmt: skip
     left = x > np.sqrt(gigabytes[0] * gigabytes[-1])
     panel.annotate(
@@ -210,8 +215,10 @@ def _map_caption(places: Mapping[str, Place], shown: Sequence[str], really: Mapp
         f"any bandwidth and predictions of any recall that take as long as those by {name}; blue pays, and where there "
         f"is no line one side is everywhere. {_deciding(first)} The dot has the device's own link and the recall of "
         f"{name} on this run's routing, {short_percent(first['recall'])}, the highest of all predictions that could be "
-        "used; beside it stands what a replay of that routing, pass by pass, came to, then the same if predicting took "
-        f"no time. {devices}.{left_out}"
+        "used. Its own colour is what a replay of that routing, load by load, came to, which stands beside it, and the "
+        "same if predicting took no time. Where its colour is not the map's, believe the replay: the closed form "
+        "knows of no load that waits for another, and takes predicted experts to be in memory as often as needed ones."
+        f" {devices}.{left_out}"
     )
 
 
@@ -225,12 +232,15 @@ def _deciding(row: Row) -> str:
 def _device(device: str, place: Place, really: Mapping[str, float]) -> str:
     row, fastest = place.told, place.fastest
     least = row["break_even_recall"]
-    needed = "no recall would do" if least is None or least > 1 else f"it takes {percent(max(least, 0.0))}"
-    text = f"On {device}: {_speed(row)}, {number(row['speed_up_free'])} if free; by the closed form {needed}"
+    needed = "no recall would do" if least is None or least > 1 else f"{percent(max(least, 0.0))} would do"
+    text = (
+        f"On {device}: {_speed(row)}, {number(row['speed_up_free'])} if free; by the closed form "
+        f"{number(row['speed_up_modelled'])}, and {needed}"
+    )
     if device == MACHINE and {LRU, row["policy"]} <= set(really):
         text += f"; the model really run so is {number(really[row['policy']] / really[LRU])} times as fast"
     if fastest["policy"] != row["policy"]:
-        text += f"; fastest is {PREDICTIONS[fastest['policy']].label} with {_speed(fastest)}"
+        text += f"; fastest is {PREDICTIONS[fastest['policy']].label}, {_speed(fastest)}"
     return text
 
 
