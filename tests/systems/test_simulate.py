@@ -66,6 +66,16 @@ def test_rows_of_a_trace():
     assert all(row["hit_rate"] == pytest.approx(2 / 6, abs=0.05) for row in smallest)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_cache_that_is_named_twice_is_replayed_once(layers):
+    sizes = np.full(layers, 2**19, np.int64)
+    config = CachesConfig(policies=("lru",), batches=(1,), sizes_mib=(layers * 3 / 2,))
+    known = setting(layers, 6, 2, sizes=sizes)
+    table = simulate(random_decisions(12, layers=layers, sequences=12), np.arange(12), 2, known, config)
+    keys = [tuple(row[name] for name in ("phase", "start", "sharing", "capacity_share")) for row in table.to_pylist()]
+    assert len(set(keys)) == len(keys) == 2 * 2 * 5 * layers
+
+
 def test_times_are_those_of_the_devices():
     shape, devices = published_shape("mixtral-8x7b"), (PRESETS["h100-sxm"], PRESETS["phone-ufs"])
     own = random_decisions(12, layers=32, width=8, k=2, sequences=12)

@@ -155,7 +155,9 @@ def simulate(decisions: Decisions, groups: Wholes, top_k: int, setting: Setting,
     policies = policies_of(decisions, setting, config)
     layers, width = decisions.experts.shape[1], decisions.width
     sizes = setting.expert_bytes if setting.expert_bytes is not None else np.ones(layers, np.int64)
-    caches = list(_caches(config, sizes, width, top_k, known=setting.expert_bytes is not None))
+    named = _caches(config, sizes, width, top_k, known=setting.expert_bytes is not None)
+    # A size in MiB may be one of the others, and the caches of one MoE layer are shared by all there are.
+    caches = list({(each.shared, each.total): each for each in named}.values())
     rows: list[dict[str, Any]] = []
     streams = list(streams_of(decisions, groups, config.batches))
     with Progress(len(streams) * len(policies), "replay", "cache simulations") as progress:
