@@ -164,10 +164,8 @@ def _draw_maps(panels: Sequence[Axes], told: Sequence[Row], really: Mapping[str,
 def _draw_map(panel: Axes, row: Row, really: Mapping[str, float]) -> QuadMesh:
     gigabytes = _BANDWIDTHS / 1e9
     own, free = (np.log2(speed_ups(row, _BANDWIDTHS, _RECALLS, free=free)) for free in (False, True))
-    colours = ScalarMappable(Normalize(-_LIMIT, _LIMIT), PAYING)
-    mesh = panel.pcolormesh(
-        gigabytes, _RECALLS, own, cmap=colours.cmap, norm=colours.norm, shading="nearest", rasterized=True
-    )
+    norm = Normalize(-_LIMIT, _LIMIT)
+    mesh = panel.pcolormesh(gigabytes, _RECALLS, own, cmap=PAYING, norm=norm, shading="nearest", rasterized=True)
     for value, style in ((own, "-"), (free, "--")):
         # Where a recall of 0 costs nothing there is no line, not one along the axis.
         if value.min() < -_ROUNDING < value.max():
@@ -177,7 +175,7 @@ def _draw_map(panel: Axes, row: Row, really: Mapping[str, float]) -> QuadMesh:
     x, y = row["link_bandwidth"] / 1e9, row["recall"]
     panel.plot(
         [x], [y], linestyle="none", marker="o", markersize=6.5, markeredgecolor=BLACK, zorder=4,
-        markerfacecolor=colours.to_rgba(np.log2(row["speed_up"])),
+        markerfacecolor=ScalarMappable(norm, PAYING).to_rgba(np.log2(row["speed_up"])),
     )  # fmt: skip
     left = x > np.sqrt(gigabytes[0] * gigabytes[-1])
     panel.annotate(
