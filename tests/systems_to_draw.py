@@ -1,6 +1,6 @@
 """What made-up routing is worth, in tables as the stages write them, to draw the figures of systems from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ from var_core.systems.worth import BREAK_EVEN
 from var_core.warehouse.files import SYSTEMS_FILES
 
 EXPERTS, TOP_K = 8, 2
+WRONG = 0.8
+"""Share of wrong predictions that the cache does not hold."""
 SCHEMAS = {
     "profiles": PROFILES,
     "cache_simulations": CACHE_SIMULATIONS,
@@ -149,16 +151,17 @@ class SimulatedSystems:
     def _point(self, device, batch, share, policy):
         hits, _ = self.found("lru", share)
         parts = _parts(device, DECIDING.get(policy, 0.0))
-        stall = TOP_K * batch * (1 - hits) * (parts["link_latency"] + parts["expert_bytes"] / parts["link_bandwidth"])
-        own = Layer(parts["before_seconds"], parts["expert_seconds"], stall, parts["deciding_seconds"])
-        free = Layer(parts["before_seconds"], parts["expert_seconds"], stall)
+        load = parts["link_latency"] + parts["expert_bytes"] / parts["link_bandwidth"]
+        free = Layer(parts["before_seconds"], parts["expert_seconds"], load, TOP_K * batch, hits, WRONG)
+        own = replace(free, deciding=parts["deciding_seconds"])
         recall, wide = RECALLS[policy], 0.02 if self.intervals else None
         speed = 0.95 * float(own.speed_up(recall))
         return parts | {
             "architecture": "simulated", "case": "offloaded", "source": "replayed", "device": device, "batch": batch,
             "policy": policy, "capacity_share": share, "hit_rate": hits, "recall": recall,
-            "distinct": float(TOP_K * batch), "window_seconds": float(own.window), "stall_seconds": stall,
-            "break_even_recall": float(own.break_even_recall()) if stall else None,
+            "distinct": float(TOP_K * batch), "window_seconds": float(own.window), "stall_seconds": float(own.stall),
+            "break_even_recall": None if np.isnan(own.break_even_recall()) else float(own.break_even_recall()),
+            "wrong_missing": WRONG,
             "speed_up_modelled": float(own.speed_up(recall)), "speed_up_free": 0.95 * float(free.speed_up(recall)),
             "speed_up": speed, "speed_up_low": wide and speed - wide, "speed_up_high": wide and speed + wide,
         }  # fmt: skip
@@ -174,7 +177,7 @@ class SimulatedSystems:
                     yield _parts(device, 0.0) | {
                         "architecture": model, "case": "resident", "device": device, "batch": batch, "hit_rate": 1.0,
                         "source": "assumed" if not own else "replayed" if measured is None else "profiled",
-                        "distinct": 2.0, "window_seconds": 1e-4, "stall_seconds": 0.0,
+                        "distinct": 2.0, "window_seconds": 1e-4, "stall_seconds": 0.0, "wrong_missing": 1.0,
                         "ceiling": 1 + gain / batch**0.5 * 0.9**place, "speed_up": measured,
                         "speed_up_low": measured and measured - 0.05, "speed_up_high": measured and measured + 0.1,
                     }  # fmt: skip

@@ -225,7 +225,7 @@ def test_the_closed_form_says_what_the_replay_finds(busy, recall):
     accesses, own = accesses_of_sets(needed, width), cache(2 * k, False, layers)
     plain = replay_prefetching(accesses, Predicted.nothing(accesses), own, False, pace)
     timed = replay_prefetching(accesses, predicted_of_sets(predicted, width), own, False, pace)
-    layer = Layer(before=0.5, experts=0.5, stall=busy)
+    layer = Layer(before=0.5, experts=0.5, load=load, needed=k, hit_rate=0.0)
     assert plain.seconds.sum() / timed.seconds.sum() == pytest.approx(float(layer.speed_up(recall)), rel=0.05)
 
 

@@ -42,15 +42,20 @@ def test_verdicts(speed, low, high, said):
     assert verdict(speed, low, high) == said
 
 
-def test_known_architectures_need_more_recall_on_slower_links():
-    rows = list(assumed_rows(MIXTRAL, (H100, PHONE), CostsConfig(batches=(1,), contexts=(1024,)), 0.0))
-    table = break_even_table(rows)
+def test_known_architectures_need_more_recall_the_larger_their_experts():
+    config = CostsConfig(batches=(1,), contexts=(1024,))
+    table = break_even_table(list(assumed_rows(MIXTRAL, (H100, PHONE), config, 0.0)))
     assert table.schema == BREAK_EVEN
+    rows = table.to_pylist()
     least = {(row["device"], row["hit_rate"]): row["break_even_recall"] for row in rows if row["case"] == OFFLOADED}
     # An expert of 352 MB takes 5.5 ms over the link, and 0.1 ms to read: hardly anything overlaps.
-    assert least["h100-sxm", 0.0] > 0.95
-    # The busier the link, the more recall it takes.
-    assert least["h100-sxm", 0.95] < least["h100-sxm", 0.5]
+    assert all(each is None or each > 0.9 for each in least.values())
+    # Smaller experts leave the link more time.
+    small = assumed_rows(
+        published_shape("olmoe-1b-7b"), (H100, PHONE), CostsConfig(batches=(1,), contexts=(1024,)), 0.0
+    )
+    other = {(row["device"], row["hit_rate"]): row["break_even_recall"] for row in small if row["case"] == OFFLOADED}
+    assert other["h100-sxm", 0.8] < least["h100-sxm", 0.8]
     resident = [row for row in rows if row["case"] == RESIDENT]
     assert all(1 <= row["ceiling"] < 1.05 and row["break_even_recall"] is None for row in resident)
 

@@ -140,7 +140,10 @@ def speed_ups(row: Row, bandwidth: Floats, recall: Floats, free: bool = False) -
     layer = Layer(
         before=row["before_seconds"],
         experts=row["expert_seconds"],
-        stall=row["distinct"] * (1 - row["hit_rate"]) * load,
+        load=load,
+        needed=row["distinct"],
+        hit_rate=row["hit_rate"],
+        wrong_missing=row["wrong_missing"],
         deciding=0.0 if free else row["deciding_seconds"],
         gate=row["gate_seconds"],
     )
@@ -214,8 +217,8 @@ def _map_caption(places: Mapping[str, Place], shown: Sequence[str], really: Mapp
         f"is no line one side is everywhere. {_deciding(first)} The dot has the device's own link and the recall of "
         f"{name} on this run's routing, {short_percent(first['recall'])}, the highest of all predictions that could be "
         "used. Its own colour is what a replay of that routing, load by load, came to, which stands beside it, and the "
-        "same if predicting took no time. Where its colour is not the map's, believe the replay: the closed form "
-        "knows of no load that waits for another, and takes predicted experts to be in memory as often as needed ones."
+        "same if predicting took no time. Where its colour is not the map's, believe the replay: the closed form takes "
+        "all layers to be alike, and wrong predictions to push out nothing that is needed."
         f" {devices}.{left_out}"
     )
 

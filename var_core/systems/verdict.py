@@ -227,7 +227,7 @@ def _rate(row: Mapping[str, Any]) -> str:
 def _offloaded_line(row: Mapping[str, Any]) -> str:
     interval = "" if row["speed_up_low"] is None else f" [{row['speed_up_low']:.2f}, {row['speed_up_high']:.2f}]"
     least = row["break_even_recall"]
-    condition = "no recall suffices" if least is None or least > 1 else f"it takes a recall of {max(least, 0):.0%}"
+    condition = "no recall suffices" if least is None else f"by the closed form it takes a recall of {least:.0%}"
     return (
         f"Offloaded on {row['device']}: prefetching by {row['policy'].replace('_', ' ')}, the best of all, makes "
         f"decoding {row['speed_up']:.2f} times as fast as LRU alone{interval}: it {_WORDS[row['verdict']]} "
@@ -238,19 +238,23 @@ def _offloaded_line(row: Mapping[str, Any]) -> str:
 def _known_line(rows: Sequence[Mapping[str, Any]]) -> str:
     """The recall that known architectures need, at a hit rate of 80 %, decoding one sequence."""
     own = [row for row in rows if row["source"] == "assumed" and row["case"] == OFFLOADED and row["hit_rate"] == 0.8]
-    least: dict[str, list[float]] = {}
+    least: dict[str, list[float | None]] = {}
     for row in own:
         if row["device"] != MACHINE and row["batch"] == min(each["batch"] for each in own):
             least.setdefault(row["device"], []).append(row["break_even_recall"])
-    parts = [f"{device} {_share(min(each))} to {_share(max(each))}" for device, each in least.items()]
+    parts = [f"{device} {_range(each)}" for device, each in least.items()]
     return (
         "Known architectures whose LRU cache finds 80 % of the experts: recall from which prefetching pays, lowest and "
         f"highest of them: {'; '.join(parts)}."
     )
 
 
-def _share(value: float) -> str:
-    return "none" if value > 1 else f"{max(value, 0):.0%}"
+def _range(recalls: Sequence[float | None]) -> str:
+    """The least and the greatest of some recalls; None is more than all."""
+    known = sorted(each for each in recalls if each is not None)
+    if not known:
+        return "none"
+    return f"{known[0]:.0%} to {'none' if None in recalls else f'{known[-1]:.0%}'}"
 
 
 def _run_lines(rows: Sequence[Mapping[str, Any]], best: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from var_core.config.systems import CostsConfig
-from var_core.systems.break_even import Layer
+from var_core.systems.break_even import Layer, wrong_missing
 from var_core.systems.counts import count, expected_distinct
 from var_core.systems.devices import Device
 from var_core.systems.machine import MACHINE
@@ -35,6 +35,7 @@ BREAK_EVEN = pa.schema(
         pa.field("capacity_share", pa.float64()),
         pa.field("hit_rate", pa.float64()),
         pa.field("recall", pa.float64()),
+        pa.field("wrong_missing", pa.float64(), nullable=False),
         pa.field("distinct", pa.float64(), nullable=False),
         pa.field("before_seconds", pa.float64(), nullable=False),
         pa.field("expert_seconds", pa.float64(), nullable=False),
@@ -81,7 +82,7 @@ def verdict(speed_up: float, low: float | None, high: float | None) -> str:
 
 def layer_of(
     shape: ModelShape, device: Device, batch: int, context: int, hit_rate: float, deciding: float,
-    distinct: float | None = None,
+    distinct: float | None = None, wrong: float = 1.0,
 ) -> tuple[Layer, dict[str, float]]:  # fmt: skip
     """The mean layer of a decoding pass, and what it is made of.
 
@@ -96,6 +97,8 @@ def layer_of(
         Seconds a pass that predicting takes.
     distinct : float, optional
         Experts that a layer needs; what is expected of even loads, if not given.
+    wrong : float, optional
+        Share of the wrong predictions that the cache does not hold.
     """
     experts, layers = shape.experts[0], len(shape.experts)
     needed = expected_distinct(experts.number, experts.top_k, batch) if distinct is None else distinct
@@ -106,7 +109,9 @@ def layer_of(
     gate = sum(part_seconds(one, device) for one in counted if one.part in (GATE, TOP_K))
     computing = experts_seconds(shape, device, DECODE, batch, context, [needed] * layers).mean()
     load = float(expert_transfer(shape, device).mean())
-    layer = Layer(before / layers, computing, needed * (1 - hit_rate) * load, deciding / layers, gate / layers)
+    layer = Layer(
+        float(before / layers), float(computing), load, needed, hit_rate, wrong, deciding / layers, gate / layers
+    )
     return layer, {
         "distinct": needed,
         "before_seconds": before / layers,
@@ -116,7 +121,8 @@ def layer_of(
         "link_bandwidth": device.link_bandwidth,
         "link_latency": device.link_latency,
         "window_seconds": float(layer.window),
-        "stall_seconds": float(np.asarray(layer.stall)),
+        "stall_seconds": float(layer.stall),
+        "wrong_missing": wrong,
         "deciding_seconds": deciding / layers,
     }
 
@@ -155,9 +161,9 @@ def replayed_rows(
         # On the host, and so as on the machine of the run wherever the model is.
         deciding = predicting.get(row["policy"], 0.0)
         needed = row["accesses"] / (row["passes"] * len(shape.experts))
-        layer, parts = layer_of(
-            shape, device, max(round(row["tokens"] / row["passes"]), 1), context, alone["hit_rate"], deciding, needed
-        )
+        batch = max(round(row["tokens"] / row["passes"]), 1)
+        wrong = wrong_missing(row["recall"], alone["hit_rate"], row["prefetched"] / row["accesses"])
+        layer, parts = layer_of(shape, device, batch, context, alone["hit_rate"], deciding, needed, wrong)
         # The replay knows nothing of the time that predicting takes.
         slower = row["seconds"] / (row["seconds"] + row["passes"] * deciding)
         speed_up = row["speed_up"] * slower
@@ -250,7 +256,6 @@ def _row(
 
 def break_even_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rows as :data:`BREAK_EVEN`."""
-    # Shares above 1 and not a number both say that there is no such recall.
     return pa.Table.from_pylist([_plain(row) for row in rows], schema=BREAK_EVEN)
 
 

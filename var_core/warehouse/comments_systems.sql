@@ -104,6 +104,7 @@ COMMENT ON COLUMN break_even.policy IS 'What predicts, as in cache_simulations; 
 COMMENT ON COLUMN break_even.capacity_share IS 'Share of all experts that the cache holds; null for assumed offloaded rows.';
 COMMENT ON COLUMN break_even.hit_rate IS 'Hit rate of an LRU cache alone, without predictions.';
 COMMENT ON COLUMN break_even.recall IS 'Share of the needed experts that are predicted; of the policy, share of the decisions that it makes; null for assumed rows.';
+COMMENT ON COLUMN break_even.wrong_missing IS 'Share of the wrong predictions that the cache did not hold: from the replay; 1 where nothing was replayed.';
 COMMENT ON COLUMN break_even."distinct" IS 'Distinct experts that a layer needs in a pass.';
 COMMENT ON COLUMN break_even.before_seconds IS 'Until a layer''s experts run: attention, gate, what lies between.';
 COMMENT ON COLUMN break_even.expert_seconds IS 'Computing its experts.';
@@ -114,7 +115,7 @@ COMMENT ON COLUMN break_even.link_latency IS 'Seconds until the first byte of a 
 COMMENT ON COLUMN break_even.window_seconds IS 'W: time in which loads for the next layer travel unnoticed, before_seconds + expert_seconds.';
 COMMENT ON COLUMN break_even.stall_seconds IS 'S: time to load the experts that the cache does not hold.';
 COMMENT ON COLUMN break_even.deciding_seconds IS 'd: time that predicting takes, on the host.';
-COMMENT ON COLUMN break_even.break_even_recall IS 'Recall above which prefetching saves time, 1 - min(1, W / S) + d / S; above 1 where it never does; null where nothing is loaded.';
+COMMENT ON COLUMN break_even.break_even_recall IS 'Recall above which prefetching saves time by the closed form; null where no recall suffices, or nothing is loaded.';
 COMMENT ON COLUMN break_even.speed_up_modelled IS 'How many times as fast as without predicting, by the closed form; null for assumed offloaded rows.';
 COMMENT ON COLUMN break_even.ceiling IS 'For the resident case: how many times as fast if a policy that takes no time made all decisions; null for the offloaded one.';
 COMMENT ON COLUMN break_even.speed_up_free IS 'The replayed speed-up if predicting took no time; null where nothing was replayed.';

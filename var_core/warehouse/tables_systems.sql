@@ -114,6 +114,7 @@ CREATE TABLE break_even (
     capacity_share     DOUBLE,
     hit_rate           DOUBLE,
     recall             DOUBLE,
+    wrong_missing      DOUBLE NOT NULL,
     "distinct"         DOUBLE NOT NULL,
     before_seconds     DOUBLE NOT NULL,
     expert_seconds     DOUBLE NOT NULL,
