@@ -6,22 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from var_core.hypotheses.results import Result, Verdicts, write_verdicts
+from var_core.files import read_json
+from var_core.hypotheses.results import Verdicts, write_verdicts
+from var_core.report import pages
 from var_core.report.show import show
 from var_core.report.summary import write_summary
 
 VERDICT = {"headline": "It pays on a laptop.", "text": ["Measured: 1.5 times as fast.", "Modelled: off by 5%."]}
-ROW = Result(
-    hypothesis="H1", form="as stated", variant="v", layer=None, measure="m", statistic=0.5, n=5, n_unit="types"
-)
+NUMBERS = Path(__file__).resolve().parents[2] / pages.NUMBERS
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """A results folder with verdicts on hypotheses and on systems."""
+    """A results folder with the demo's verdicts on hypotheses, and one on systems."""
     run = tmp_path / "m" / "c"
-    verdicts = Verdicts(run="m/c", provenance={}, versions={}, samples={}, results=(ROW,), curves=(), transfers=())
-    write_verdicts(verdicts, run / "hypotheses")
+    write_verdicts(Verdicts.model_validate(read_json(NUMBERS)["verdicts"]), run / "hypotheses")
     (run / "systems").mkdir()
     (run / "systems" / "verdict.json").write_text(json.dumps(VERDICT))
     (run / "manifest.json").write_text('{"sequence_length": 64}')
@@ -40,7 +39,7 @@ def test_the_summary_says_whether_it_pays_and_how_sure_that_is(results):
     assert section == "It pays on a laptop.\n\n* Measured: 1.5 times as fast.\n* Modelled: off by 5%."
     assert "predictable routing" not in summary(run, None)
     rows = list(csv.DictReader((run / "report" / "summary.csv").open()))
-    assert [row["hypothesis"] for row in rows] == ["H1"]
+    assert {row["hypothesis"] for row in rows} == {"H1", "H2", "H3", "H4"}
 
 
 def test_the_terminal_says_it_too(results):
