@@ -30,8 +30,9 @@ SMALL["capture"] = {
     "lock_stale_s": 10,
     "lock_wait_s": 60,
 }
-# A policy asks nothing of a cluster that a capture does not.
+# A policy, and what routing is worth, ask nothing of a cluster that a capture does not.
 SMALL["policy"] = {"enabled": False, "tables": ["token"]}
+SMALL["systems"] = {"enabled": False}
 PATIENCE = {
     "VAR_SLURM_QUERY_S": "1",
     "VAR_SLURM_TIMEOUT_S": "5",

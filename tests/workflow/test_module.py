@@ -55,7 +55,7 @@ ANALYSED = {
     "var_measure_segments": 1,
     "var_test_hypotheses": 1,
     **{f"var_{rule}": OF_A_RUN[rule] for rule in POLICY},
-    "var_draw_figure": 13,
+    "var_draw_figure": 16,
     "var_write_summary": 1,
     "var_build_warehouse": 1,
     "count_verdicts": 1,

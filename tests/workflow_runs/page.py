@@ -18,7 +18,7 @@ Rows with a star are not only planned there but run. The workflow of the tests h
 {_SHARDS} shards each: `tiny` on `topics`, a model that the workflow trains on text of Python's, and `pinned` on `own`,
 a model of the hub at a commit on local text files. `snakemake -n` says the same of your own, with reasons.
 
-*Policy and evaluation* are {", ".join(f"`{rule}`" for rule in POLICY)};
+*Policy, evaluation and systems* are {", ".join(f"`{rule}`" for rule in POLICY)};
 *verdicts and after* are {", ".join(f"`{rule}`" for rule in VERDICTS)};
 `build_warehouse` is one job over all runs."""
 
@@ -56,7 +56,7 @@ def _line(row: Row) -> str:
 
 def _rules(row: Row) -> str:
     left, together = list(row.rules), []
-    for title, group in (("policy and evaluation", POLICY), ("verdicts and after", VERDICTS)):
+    for title, group in (("policy, evaluation and systems", POLICY), ("verdicts and after", VERDICTS)):
         if set(group) <= set(left):
             left = [rule for rule in left if rule not in group]
             together.append(title)

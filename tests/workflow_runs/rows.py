@@ -30,11 +30,16 @@ OF_A_RUN = {
     "report_tuning": 1,
     "measure_segments": 1,
     "test_hypotheses": 1,
-    "draw_figure": 16,
+    "profile_model": 1,
+    "count_costs": 1,
+    "simulate_caches": 1,
+    "run_offloaded": 1,
+    "find_break_even": 1,
+    "draw_figure": 19,
     "write_summary": 1,
 }
 JOBS: dict[str, dict[str, int]] = {
-    "tiny": OF_A_RUN | {"train_demo_model": 1, "draw_figure": 17},
+    "tiny": OF_A_RUN | {"train_demo_model": 1, "draw_figure": 20},
     "pinned": OF_A_RUN | {"fetch_model": 1},
 }
 """Run -> rule -> number of jobs in the whole workflow; ``build_warehouse`` is one job over all runs."""
@@ -42,17 +47,21 @@ JOBS: dict[str, dict[str, int]] = {
 VERDICTS = ("test_hypotheses", "draw_figure", "write_summary", "build_warehouse")
 SEGMENTS = ("measure_segments", *VERDICTS)
 SHOWN = ("draw_figure", "write_summary", "build_warehouse")
-COMPARED = ("compare_policies", *SHOWN)
+WORTH = ("find_break_even", *SHOWN)
+COMPARED = ("compare_policies", *WORTH)
+SYSTEMS = ("profile_model", "count_costs", "simulate_caches", "run_offloaded", "find_break_even")
 CHOSEN = (
     "make_policy", "evaluate_controls", "evaluate_policy", "evaluate_transfer", "time_policy", "certify_policy",
-    "compare_policies", "report_tuning",
+    "compare_policies", "report_tuning", *SYSTEMS,
 )  # fmt: skip
 MEASURED = ("measure_front", "choose_policy", *CHOSEN)
 SEARCHED = ("probe_losses", "tune", "collect_trials", *MEASURED)
 POLICY = ("calibrate_tables", *SEARCHED)
-ITS_FIGURES = {"draw_figure": 10}
-"""Those of policies, of both runs."""
-SEARCH_FIGURES = {"draw_figure": 18}
+SYSTEMS_FIGURES = {"draw_figure": 6}
+"""Those of what routing is worth, of both runs."""
+ITS_FIGURES = {"draw_figure": 16}
+"""And those of policies."""
+SEARCH_FIGURES = {"draw_figure": 24}
 """And those of the search for their settings."""
 CAPTURE = ("capture_traced_shard", "merge_statistics", *POLICY, *SEGMENTS)
 PACKING = ("pack_sequences", *CAPTURE)
@@ -214,8 +223,9 @@ ROWS: dict[str, list[Row]] = {
         ),
         Row(
             "settings of the audit: `policy.audit.share`",
-            (),
-            "it is for running the policy later",
+            ("profile_model", "count_costs", "simulate_caches", *WORTH),
+            "it is for running the policy later, but is timed beside it; what is measured of the machine follows",
+            part=SYSTEMS_FIGURES,
             settings={"policy": {"audit": {"share": 0.5}}},
         ),
         Row(
@@ -224,6 +234,63 @@ ROWS: dict[str, list[Row]] = {
             "and what shows it",
             part=ITS_FIGURES,
             append={"var_core/evaluation/verdict.py": CODE},
+        ),
+    ],
+    "What it is worth": [
+        Row(
+            "how the model is profiled: `systems.profile.rounds`",
+            ("profile_model", "count_costs", "simulate_caches", *WORTH),
+            "the machine is measured with it, and its times are another's",
+            part=SYSTEMS_FIGURES,
+            settings={"systems": {"profile": {"rounds": 6}}},
+        ),
+        Row(
+            "what is counted: `systems.costs.contexts`",
+            ("count_costs", *WORTH),
+            "nothing is measured again",
+            part=SYSTEMS_FIGURES,
+            settings={"systems": {"costs": {"contexts": [128]}}},
+        ),
+        Row(
+            "which caches are replayed: `systems.caches.most_sizes`",
+            ("simulate_caches", *WORTH),
+            "from the traces that are there",
+            part=SYSTEMS_FIGURES,
+            settings={"systems": {"caches": {"most_sizes": 3}}},
+        ),
+        Row(
+            "`systems.caches.seed`",
+            ("simulate_caches", "run_offloaded", *WORTH),
+            "of resamples and random predictions, also where the model is run",
+            part=SYSTEMS_FIGURES,
+            settings={"systems": {"caches": {"seed": 1}}},
+        ),
+        Row(
+            "what is run offloaded: `systems.offload.tokens`",
+            ("run_offloaded", *WORTH),
+            "and what is said of it",
+            part=SYSTEMS_FIGURES,
+            settings={"systems": {"offload": {"tokens": 9}}},
+        ),
+        Row(
+            "`systems.devices`",
+            ("count_costs", "simulate_caches", *WORTH),
+            "times of other devices; the model is not run again",
+            part=SYSTEMS_FIGURES,
+            settings={"systems": {"devices": ["rtx-4090"]}},
+        ),
+        Row(
+            "`systems.enabled`, which becomes false",
+            ("write_summary", "build_warehouse"),
+            "they leave it out; its files stay",
+            settings={"systems": {"enabled": False}},
+        ),
+        Row(
+            "the code of the verdict: `var_core/systems/verdict.py`",
+            WORTH,
+            "and what shows it",
+            part=SYSTEMS_FIGURES,
+            append={"var_core/systems/verdict.py": CODE},
         ),
     ],
     "Corpora and models": [
