@@ -32,7 +32,7 @@ from var_core.systems.profiles import (
 )
 from var_core.systems.shape import Experts, LayerShape, Mixing, ModelShape, Weights
 from var_core.systems.simulate import Setting, simulate
-from var_core.systems.worth import assumed_rows, break_even_table, replayed_rows, resident_rows
+from var_core.systems.worth import assumed_rows, break_even_table, ran_rows, replayed_rows, resident_rows
 from var_core.warehouse.files import SYSTEMS_FILES
 
 CACHES = CachesConfig(batches=(1, 2), most_sizes=3, bootstrap=50)
@@ -120,6 +120,7 @@ class SimulatedSystems:
     def _break_even(self, simulations: pa.Table) -> pa.Table:
         rows = list(replayed_rows(self.shape, self.devices, simulations, {"next_layer": 1e-5}, 8))
         if self.ran:
+            rows += ran_rows(self.shape, HERE, self._offloaded().to_pylist(), 8)
             measured = {1: (0.8, 0.7, 0.9), 4: (0.9, 0.85, 1.02)}
             rows += resident_rows(self.shape, self.devices, CACHES.batches, 8, 1e-4, 0.75, measured)
         rows += assumed_rows(shape("known", 2, 16, 4, 128), self.devices, COSTS, 1e-4)
@@ -140,9 +141,11 @@ class SimulatedSystems:
 
     def _offloaded(self) -> pa.Table:
         random = np.random.default_rng(self.seed)
-        layers, top_k = len(self.shape.experts), self.shape.experts[0].top_k
+        layers, (width, top_k) = len(self.shape.experts), (self.shape.experts[0].number, self.shape.experts[0].top_k)
         rows = [
-            _decoded(random, arm, phase, tokens, layers * top_k * tokens, int(self.shape.expert_bytes(0)))
+            _decoded(
+                random, arm, phase, tokens, layers * top_k * tokens, layers * width, int(self.shape.expert_bytes(0))
+            )
             for arm in TOKENS_A_SECOND
             for phase, tokens in (("prefill", 4), ("decode", 252))
         ]
@@ -170,7 +173,9 @@ def _passes(random: np.random.Generator, seconds: float, arm: str, instrument: s
     return Passes(watched, {name: float(each * whole) for name, each in zip(names, shares, strict=True)}, {})
 
 
-def _decoded(random: np.random.Generator, arm: str, phase: str, tokens: int, accesses: int, size: int) -> dict:
+def _decoded(
+    random: np.random.Generator, arm: str, phase: str, tokens: int, accesses: int, experts: int, size: int
+) -> dict:
     speed = TOKENS_A_SECOND[arm]
     row = {
         "arm": arm, "phase": phase, "batch": 1, "sequences": 4, "prompt": 1, "steps": tokens, "tokens": tokens,
@@ -179,11 +184,13 @@ def _decoded(random: np.random.Generator, arm: str, phase: str, tokens: int, acc
     }  # fmt: skip
     if arm == "resident":
         return row
+    cached = experts // 2
     hits = int(accesses * random.uniform(0.5, 0.9))
     fetched = 0 if arm == "lru" else accesses // 4
     return row | {
-        "capacity": 12, "shared": True, "accesses": accesses, "hits": hits, "late": 0, "demand_loads": accesses - hits,
-        "prefetch_loads": fetched, "useless": fetched // 3, "bytes_moved": (accesses - hits + fetched) * size,
+        "capacity": cached, "shared": True, "accesses": accesses, "hits": hits, "late": 0,
+        "demand_loads": accesses - hits, "prefetch_loads": fetched, "useless": fetched // 3,
+        "bytes_moved": (accesses - hits + fetched) * size,
         "hit_rate": hits / accesses, "stall_seconds": 1e-3 * (accesses - hits),
         "predicted_hit_rate": hits / accesses + 0.001,
     }  # fmt: skip

@@ -90,6 +90,9 @@ def test_the_fastest_predictor_is_held_against_its_condition(connection, rows):
             assert row["recall_suffices"] is None
         else:
             assert row["recall_suffices"] == (row["recall"] > row["break_even_recall"])
+        ran = [each["speed_up"] for each in rows["break_even"] if each["source"] == "run" and each["device"] == key[0]
+               and (each["batch"], each["capacity_share"], each["policy"]) == (*key[1:], row["policy"])]  # fmt: skip
+        assert row["run_speed_up"] == (ran[0] if ran else None)
         beside = resident[key[:2]]
         assert row["resident_source"] == beside["source"]
         assert row["resident_ceiling"] == beside["ceiling"] and row["resident_verdict"] == beside["verdict"]

@@ -9,7 +9,7 @@ import pytest
 
 from workflow_runs.letters import write_letters
 from workflow_runs.project import ROOT, executed, read_plan
-from workflow_runs.rows import OF_A_RUN, POLICY
+from workflow_runs.rows import JOBS, OF_A_RUN, POLICY
 
 pytestmark = pytest.mark.workflow
 
@@ -55,7 +55,7 @@ ANALYSED = {
     "var_measure_segments": 1,
     "var_test_hypotheses": 1,
     **{f"var_{rule}": OF_A_RUN[rule] for rule in POLICY},
-    "var_draw_figure": 16,
+    "var_draw_figure": JOBS["tiny"]["draw_figure"],
     "var_write_summary": 1,
     "var_build_warehouse": 1,
     "count_verdicts": 1,

@@ -144,6 +144,18 @@ SYSTEMS_CHECKS = (
     Check(
         "break_even",
         """
+        SELECT b.policy, b.speed_up, o.tokens_per_second / lru.tokens_per_second AS measured
+        FROM (SELECT * FROM break_even WHERE run = $run AND source = 'run') AS b
+        LEFT JOIN offloaded AS o ON o.run = b.run AND o.arm = b.policy AND o.phase = 'decode'
+        LEFT JOIN offloaded AS lru ON lru.run = b.run AND lru.arm = 'lru' AND lru.phase = 'decode'
+        WHERE measured IS NULL OR abs(b.speed_up - measured) > 1e-9 * measured
+        """,
+        "{policy}, really run, is {speed_up} times as fast as lru, but {measured} times by the tokens a second in "
+        "offloaded",
+    ),
+    Check(
+        "break_even",
+        """
         SELECT architecture, "case", device, batch, policy, coalesce(speed_up, speed_up_modelled) AS speed, verdict,
             speed_up_low AS low, speed_up_high AS high
         FROM break_even

@@ -75,15 +75,21 @@ in_memory AS (
     FROM break_even
     WHERE "case" = 'resident' AND source <> 'assumed'
     QUALIFY row_number() OVER (PARTITION BY run, device, batch ORDER BY source) = 1
+),
+really AS (
+    SELECT run, device, batch, policy, capacity_share, speed_up, speed_up_low, speed_up_high
+    FROM break_even WHERE "case" = 'offloaded' AND source = 'run'
 )
 SELECT o.run, o.device, o.batch, o.capacity_share, o.hit_rate, o.policy, o.recall, o.break_even_recall,
     o.recall > o.break_even_recall AS recall_suffices,
     o.window_seconds, o.stall_seconds, o.deciding_seconds,
     o.speed_up_modelled, o.speed_up_free, o.speed_up, o.speed_up_low, o.speed_up_high, o.verdict,
+    r.speed_up AS run_speed_up, r.speed_up_low AS run_speed_up_low, r.speed_up_high AS run_speed_up_high,
     m.source AS resident_source, m.ceiling AS resident_ceiling, m.speed_up AS resident_speed_up,
     m.verdict AS resident_verdict
 FROM own AS o
-LEFT JOIN in_memory AS m USING (run, device, batch);
+LEFT JOIN in_memory AS m USING (run, device, batch)
+LEFT JOIN really AS r USING (run, device, batch, policy, capacity_share);
 
 COMMENT ON VIEW v_break_even IS 'A row a (device, batch, size of cache) of a run''s own routing: the predictor whose prefetches make decoding fastest, the recall that it would take and that it has, what comes of it, and the case of all experts in memory beside it.';
 COMMENT ON COLUMN v_break_even.device IS 'As in costs.';
@@ -102,11 +108,14 @@ COMMENT ON COLUMN v_break_even.speed_up_free IS 'The same by the replay, if pred
 COMMENT ON COLUMN v_break_even.speed_up IS 'The same by the replay, with the time that predicting takes.';
 COMMENT ON COLUMN v_break_even.speed_up_low IS 'Lower end of its confidence interval; null: none.';
 COMMENT ON COLUMN v_break_even.speed_up_high IS 'Upper end of its confidence interval; null: none.';
-COMMENT ON COLUMN v_break_even.verdict IS 'pays, about even or does not pay.';
+COMMENT ON COLUMN v_break_even.verdict IS 'pays, about even, does not pay, or not sure.';
+COMMENT ON COLUMN v_break_even.run_speed_up IS 'The same, as the model was really run with offloaded experts; null where it was not: with this device, predictor and size of cache.';
+COMMENT ON COLUMN v_break_even.run_speed_up_low IS 'Lower end: the slowest round against the fastest of LRU alone.';
+COMMENT ON COLUMN v_break_even.run_speed_up_high IS 'Upper end: the other way round.';
 COMMENT ON COLUMN v_break_even.resident_source IS 'Where the next three are from: profiled (measured) or replayed (modelled); null for a run without a policy, as in these.';
 COMMENT ON COLUMN v_break_even.resident_ceiling IS 'With all experts in memory: how many times as fast if a policy that takes no time made all decisions.';
 COMMENT ON COLUMN v_break_even.resident_speed_up IS 'How many times as fast the run''s policy is then.';
-COMMENT ON COLUMN v_break_even.resident_verdict IS 'pays, about even or does not pay.';
+COMMENT ON COLUMN v_break_even.resident_verdict IS 'pays, about even, does not pay, or not sure.';
 
 CREATE VIEW v_cost_ceilings AS
 SELECT run, model, device, phase, batch, context,
