@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from var_core.config.base import Block
@@ -25,7 +26,7 @@ from var_core.systems.machine import Machine, devices_of
 from var_core.systems.predictions import Knowledge, fit_next_layer
 from var_core.systems.published import PUBLISHED, published_shape
 from var_core.systems.shape import ModelShape, shape_of_recorded
-from var_core.systems.simulate import Setting, simulate
+from var_core.systems.simulate import CACHE_SIMULATIONS, Setting, simulate
 
 _EXPERT_BYTES = {"int8": 1.0, "int4": 0.5}
 """Bytes of a parameter of experts that are quantised on loading; their scales are few."""
@@ -73,6 +74,11 @@ class Routing:
         if seen is None:
             raise VarError(f"{self.documents.parent}: no decisions were recorded in order; see capture.trace")
         return seen, None
+
+    @property
+    def in_order(self) -> bool:
+        """Whether decisions were recorded one by one; of sums over them the traces are empty."""
+        return any(pq.read_metadata(path).num_rows for path in (*self.heldout, *self.seen))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -192,7 +198,10 @@ def count_run(job: Job, output: Path) -> None:
 
 
 def simulate_run(job: Job, output: Path) -> None:
-    """Replay a run's trace through caches, and write ``cache_simulations.parquet``."""
+    """Replay a run's trace through caches, and write ``cache_simulations.parquet``; without rows if there is none."""
+    if not job.routing.in_order:
+        write_table(output, CACHE_SIMULATIONS.empty_table(), job.provenance("caches", job.systems.caches))
+        return
     decisions, other = job.routing.replayed()
     shape, layers, config = job.shape, decisions.experts.shape[1], job.systems.caches
     known = all(experts.bytes_each is not None for experts in shape.experts)

@@ -35,6 +35,7 @@ from var_core.systems.worth import (
 TOKEN_TABLE = "token_table"
 _LEADING = (TOKEN_TABLE, "next_layer", "context_cache", "previous_token")
 """Predictors that could be used; the others are controls."""
+_NOT_REPLAYED = ("The order of decisions was not recorded, so no cache was replayed.",)
 _WORDS = {
     PAYS: "pays",
     EVEN: "makes no difference",
@@ -132,11 +133,11 @@ def verdict_of(
     systems: SystemsConfig,
 ) -> dict[str, Any]:
     """Choose what is said, and say it."""
-    share = nearest_share(simulations, systems.offload.share)
+    share = nearest_share(simulations, systems.offload.share) if simulations else None
     best = [row for row in (_best(rows, device, share) for device in _devices(rows)) if row is not None]
     text = [
         *_resident_lines(rows),
-        *_cache_lines(simulations, share),
+        *(_NOT_REPLAYED if share is None else _cache_lines(simulations, share)),
         *[_offloaded_line(row) for row in best if row["source"] != RAN],
         *([_known_line(rows)] if any(row["source"] == "assumed" for row in rows) else []),
         *_run_lines(offloaded or [], [row for row in best if row["source"] == RAN]),
@@ -146,7 +147,7 @@ def verdict_of(
         "text": text,
         "capacity_share": share,
         "best": [dict(row) for row in best],
-        "headline": _headline(rows, best),
+        "headline": _NOT_REPLAYED[0] if share is None else _headline(rows, best),
     }
 
 
@@ -162,7 +163,7 @@ def _devices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(row["device"] for row in rows))
 
 
-def _best(rows: Sequence[Mapping[str, Any]], device: str, share: float) -> Mapping[str, Any] | None:
+def _best(rows: Sequence[Mapping[str, Any]], device: str, share: float | None) -> Mapping[str, Any] | None:
     """The fastest predictor on a device, at a size of cache, decoding one sequence; as it ran, where it did."""
     own = [
         row
