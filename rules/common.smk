@@ -82,7 +82,10 @@ MEASURED = ("space", "front_points", "max_sequences", "confidence", *OF_CONSTRAI
 PROBED = CONFIG.tuning.model_dump(mode="json", include=set(OF_SPACE))
 AFTERWARDS = ("workers", "front_points", "max_sequences", "confidence", "choose")
 SEARCHED = CONFIG.tuning.model_dump(mode="json", exclude=set(AFTERWARDS))
-SYSTEMS_RUNS = RUNS if CONFIG.systems.enabled else []
+# Caches are replayed on decisions in their order.
+SYSTEMS_RUNS = (
+    RUNS if CONFIG.systems.enabled and {"heldout", "capture"} & set(TRACED) else []
+)
 # Runs whose model is run, profiled and offloaded.
 MODEL_RUNS = [run for run in POLICY_RUNS if run in SYSTEMS_RUNS]
 SYSTEMS_OF_COSTS = {"devices", "own_devices", "costs"}
@@ -394,7 +397,7 @@ def broken_even_files(wildcards):
 
 def systems_of(run):
     """Names of the tables on what a run's routing is worth; none where that is not asked."""
-    if not CONFIG.systems.enabled:
+    if not SYSTEMS_RUNS:
         return []
     return [*SYSTEMS_TABLES, *(MODEL_TABLES if has_policy(run) else [])]
 
@@ -454,6 +457,6 @@ def summary_files(wildcards):
         files["policy"] = f"{folder}/evaluation/verdict.json"
         if TUNED:
             files["tuning"] = f"{folder}/tuning/summary.json"
-    if CONFIG.systems.enabled:
+    if SYSTEMS_RUNS:
         files["systems"] = f"{folder}/systems/verdict.json"
     return files

@@ -23,7 +23,7 @@ from var_core.report.table import as_markdown, markdown_table, number
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBERS = Path("docs/demo/numbers.json")
-FIGURES = ("fast_path_coverage", "frequency_entropy", "policy_quality", "tuning_front")
+FIGURES = ("fast_path_coverage", "frequency_entropy", "policy_quality", "tuning_front", "cache_hits", "break_even")
 RULE_GRAPH = Path("docs/demo/rulegraph.mmd")
 TEMPLATES = Path("docs/templates")
 PAGES = {"README.md.j2": Path("README.md"), "tutorial.md.j2": Path("docs/tutorial.md")}
@@ -52,6 +52,7 @@ def record(results: Path, model: str = "demo-moe", corpus: str = "python-stdlib"
         "policy_settings": read_json(folder / "policy" / "policy.json")["settings"],
         "certificate": read_json(folder / "policy" / "certificate.json"),
         "tuning": read_json(folder / "tuning" / "summary.json"),
+        "systems": {key: read_json(folder / "systems" / "verdict.json")[key] for key in ("text", "headline")},
     }
     write_json(root / NUMBERS, numbers)
     for figure in FIGURES:

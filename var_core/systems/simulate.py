@@ -214,7 +214,8 @@ class _Rows:
                 return
             decisions = self._stream.decisions
             chosen = predict(policy, decisions, self._setting.knowledge, self._config.seed)
-            scores = {"recall": recall(chosen, decisions), "precision": precision(chosen, decisions)}
+            own = {"recall": recall(chosen, decisions), "precision": precision(chosen, decisions)}
+            scores = {name: None if np.isnan(value) else value for name, value in own.items()}
             predicted = predicted_passes(
                 chosen, self._stream.pass_of_token, self._stream.accesses.passes, decisions.width
             )

@@ -55,7 +55,7 @@ COMMENT ON COLUMN cache_simulations.useless IS 'Of these, those that left the ca
 COMMENT ON COLUMN cache_simulations.loads_an_access IS '(loads + prefetched) / accesses: what moves, whether or not anybody waited for it.';
 COMMENT ON COLUMN cache_simulations.moved_bytes IS 'Bytes of all loads; null where the size of an expert is not known.';
 COMMENT ON COLUMN cache_simulations.recall IS 'Share of the needed experts that were predicted, token by token; null for policies that predict nothing.';
-COMMENT ON COLUMN cache_simulations.precision IS 'Share of the predicted experts that were needed; null for policies that predict nothing, NaN where nothing was predicted.';
+COMMENT ON COLUMN cache_simulations.precision IS 'Share of the predicted experts that were needed; null where nothing was predicted.';
 COMMENT ON COLUMN cache_simulations.late IS 'Hits whose expert was still on its way, on this device; null without a device, as in the columns below.';
 COMMENT ON COLUMN cache_simulations.stall_seconds IS 'Time that layers waited for experts.';
 COMMENT ON COLUMN cache_simulations.seconds IS 'Time of all passes, waiting included; predicting itself takes none here (see break_even).';
