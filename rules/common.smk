@@ -88,6 +88,17 @@ SYSTEMS_RUNS = (
 )
 # Runs whose model is run, profiled and offloaded.
 MODEL_RUNS = [run for run in POLICY_RUNS if run in SYSTEMS_RUNS]
+# What tells a model's shape; where and how it is loaded changes no results of replays and counts.
+SHAPED = {
+    "dtype",
+    "quantisation",
+    "exclude_sites",
+    "experts",
+    "top_k",
+    "layers",
+    "expert_bytes",
+    "architecture",
+}
 SYSTEMS_OF_COSTS = {"devices", "own_devices", "costs"}
 SYSTEMS_OF_CACHES = {"devices", "own_devices", "caches"}
 SYSTEMS_TABLES = ["costs", "cache_simulations", "break_even"]
@@ -391,7 +402,7 @@ def broken_even_files(wildcards):
             if ran and CONFIG.systems.offload.enabled
             else []
         ),
-        "verdict": f"{folder}/evaluation/verdict.json" if ran else [],
+        "evaluated": f"{folder}/evaluation/verdict.json" if ran else [],
     }
 
 

@@ -54,7 +54,8 @@ rule count_costs:
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=30,
     params:
-        model=lambda w: CONFIG.models[w.model].model_dump(mode="json"),
+        model=lambda w: CONFIG.models[w.model].model_dump(mode="json", include=SHAPED),
+        settings=evaluation_settings,
         systems=CONFIG.systems.model_dump(mode="json", include=SYSTEMS_OF_COSTS),
         code=code_of("count_costs.py"),
     message:
@@ -77,7 +78,8 @@ rule simulate_caches:
         mem_mb=lambda w, attempt: 6000 * attempt,
         runtime=240,
     params:
-        model=lambda w: CONFIG.models[w.model].model_dump(mode="json"),
+        model=lambda w: CONFIG.models[w.model].model_dump(mode="json", include=SHAPED),
+        settings=evaluation_settings,
         systems=CONFIG.systems.model_dump(mode="json", include=SYSTEMS_OF_CACHES),
         code=code_of("simulate_caches.py"),
     message:
@@ -148,7 +150,8 @@ rule find_break_even:
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=30,
     params:
-        model=lambda w: CONFIG.models[w.model].model_dump(mode="json"),
+        model=lambda w: CONFIG.models[w.model].model_dump(mode="json", include=SHAPED),
+        settings=evaluation_settings,
         systems=CONFIG.systems.model_dump(mode="json"),
         code=code_of("find_break_even.py"),
     message:

@@ -118,12 +118,12 @@ class SimulatedSystems:
         return simulate(self.unseen, groups, self.shape.experts[0].top_k, setting, CACHES)
 
     def _break_even(self, simulations: pa.Table) -> pa.Table:
-        rows = list(replayed_rows(self.shape, self.devices, simulations, {"next_layer": 1e-5}, 8))
+        rows = list(replayed_rows(self.shape, self.devices, simulations, {"next_layer": (1e-5, 0.0)}, 8))
         if self.ran:
             rows += ran_rows(self.shape, HERE, self._offloaded().to_pylist(), 8)
             measured = {1: (0.8, 0.7, 0.9), 4: (0.9, 0.85, 1.02)}
             rows += resident_rows(self.shape, self.devices, CACHES.batches, 8, 1e-4, 0.75, measured)
-        rows += assumed_rows(shape("known", 2, 16, 4, 128), self.devices, COSTS, 1e-4)
+        rows += assumed_rows(shape("known", 2, 16, 4, 128), self.devices, COSTS, 5e-5, 5e-5)
         return break_even_table(rows)
 
     def _profile(self) -> pa.Table:

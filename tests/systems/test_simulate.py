@@ -11,6 +11,7 @@ import pytest
 from systems_decisions import decisions_of, random_decisions
 from var_core.config.systems import CachesConfig
 from var_core.errors import VarError
+from var_core.policy.cache import CacheLimits
 from var_core.systems.accesses import accesses_of, as_decode
 from var_core.systems.devices import PRESETS
 from var_core.systems.predictions import Knowledge, fit_next_layer
@@ -112,6 +113,38 @@ def test_batches_need_more_experts_than_one_sequence():
     assert mean["prefill", 1] > 5.9
 
 
+def test_what_is_predicted_does_not_depend_on_the_batch():
+    """Of a batch, passes have the tokens of several sequences side by side; predictors follow each sequence."""
+    ids = np.tile(np.arange(10), 8)
+    experts = np.stack([(ids[:, None] + np.arange(2) + layer) % 6 for layer in range(2)], axis=1)
+    own = decisions_of(experts, 6, np.repeat(np.arange(8), 10), ids)
+    known = Setting(None, None, Knowledge(cache=CacheLimits(2, 50, 100)), shape_of_recorded("t", 2, 6, 2), ())
+    config = CachesConfig(policies=("previous_token", "context_cache"), batches=(1, 4), most_sizes=2)
+    table = simulate(own, np.arange(8), 2, known, config)
+    for policy in ("previous_token", "context_cache"):
+        found = {row["batch"]: (row["recall"], row["precision"]) for row in rows_of(table, policy=policy)}
+        assert found[1] == found[4], policy
+    (row, *_) = rows_of(table, policy="previous_token", batch=1)
+    assert row["recall"] == pytest.approx(0.45)  # one of two experts, and nothing for the first of ten tokens
+    assert row["access_recall"] == pytest.approx(0.45) and row["predicted_an_access"] == pytest.approx(0.9)
+
+
+def test_a_prompt_is_not_predicted_from_itself():
+    """A control: on random routing the token before says nothing, in recorded prompts either."""
+    random = np.random.default_rng(0)
+    experts = random.random((400, 2, 12)).argsort(axis=2)[:, :, :2]
+    document = np.repeat([0, 1], [200, 200])
+    domain = np.repeat(["chat:prefill", "chat:decode"], 200)
+    own = decisions_of(experts, 12, sequence=document, domain=domain, document=document)
+    table = simulate(own, np.zeros(2, np.int64), 2, setting(2, 12, 2), CachesConfig(most_sizes=4))
+    assert not rows_of(table, policy="previous_token", phase="prefill")
+    for row in rows_of(table, policy="previous_token", phase="decode"):
+        assert row["recall"] == pytest.approx(2 / 12, abs=0.05)
+        (lru,) = rows_of(table, policy="lru", **{name: row[name] for name in
+                         ("phase", "start", "sharing", "experts_a_layer")})  # fmt: skip
+        assert row["hit_rate"] == pytest.approx(lru["hit_rate"], abs=0.02)
+
+
 def test_recorded_phases_are_replayed_in_their_order():
     """Two conversations: what is decoded goes on from its own prompt, also where the cache is cold."""
     experts = [[[0, 1]]] * 3 + [[[0, 1]]] * 2 + [[[2, 3]]] * 2 + [[[2, 3]]]
@@ -191,13 +224,18 @@ def test_published_replay_values_come_out(qwen3):
 
 def test_prefetching_on_a_real_recording_never_beats_belady_in_bytes(qwen3):
     own, sizes = qwen3
-    config = CachesConfig(policies=("belady", "previous_token", "oracle", "random"), most_sizes=4)
+    config = CachesConfig(policies=("lru", "belady", "previous_token", "oracle", "random"), most_sizes=4)
     table = simulate(own, np.zeros(2, np.int64), 6, setting(48, 128, 6, sizes=np.full(48, sizes[0])), config)
     loads: dict[tuple, int] = {}
     for row in table.to_pylist():
-        key = tuple(row[name] for name in ("policy", "start", "sharing", "experts_a_layer"))
-        # What a prompt leaves behind is found in decoding, so that both count together.
-        loads[key] = loads.get(key, 0) + row["loads"] + row["prefetched"]
-    for policy, *cache in loads:
-        assert loads[policy, *cache] >= loads["belady", *cache]
+        key = tuple(row[name] for name in ("phase", "policy", "start", "sharing", "experts_a_layer"))
+        loads[key] = row["loads"] + row["prefetched"]
+    for phase, policy, *cache in loads:
+        if phase == "decode":
+            # What a prompt leaves behind is found in decoding, so that both count together; in prompts all are LRU.
+            own, least = (
+                loads["decode", name, *cache] + loads["prefill", at_first, *cache]
+                for name, at_first in ((policy, "belady" if policy == "belady" else "lru"), ("belady", "belady"))
+            )
+            assert own >= least
     assert {row["hit_rate"] for row in rows_of(table, policy="oracle", phase="decode")} == {1.0}

@@ -73,12 +73,12 @@ class OffloadConfig(Block):
     """false: no such run, as for models whose experts are not fused parameters"""
     share: float = Field(0.5, gt=0, le=1)
     """share of all experts that is in memory, at least k experts a layer"""
-    sequences: PositiveInt = 4
+    sequences: PositiveInt = 2
     """held-out sequences that are decoded, one after another"""
     tokens: int = Field(64, ge=2)
     """tokens of each"""
-    rounds: int = Field(2, ge=1)
-    """runs of each arm, in turn"""
+    rounds: int = Field(6, ge=1)
+    """runs of each arm, in turn; fewer than 6 give no intervals"""
 
 
 class CostsConfig(Block):

@@ -67,7 +67,9 @@ def shape_of(model: nn.Module, sites: Sequence[Site], name: str) -> ModelShape:
     )
 
 
-def shape_of_config(config: Any, name: str, dtype: torch.dtype | None = None) -> ModelShape:
+def shape_of_config(
+    config: Any, name: str, dtype: torch.dtype | None = None, exclude: tuple[str, ...] = ()
+) -> ModelShape:
     """Build a model of a configuration on the meta device, which takes no memory, and read its shape.
 
     It has its language-model head where transformers knows one for text alone.
@@ -85,11 +87,15 @@ def shape_of_config(config: Any, name: str, dtype: torch.dtype | None = None) ->
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
     with torch.device("meta"):
         model = kind.from_config(config, dtype=dtype or getattr(config, "dtype", None) or torch.float32)
-    return shape_of(model, find_sites(model), name)
+    return shape_of(model, find_sites(model, exclude), name)
 
 
 def shape_of_folder(
-    folder: Path, name: str, dtype: str = "auto", expert_bytes_a_parameter: float | None = None
+    folder: Path,
+    name: str,
+    dtype: str = "auto",
+    expert_bytes_a_parameter: float | None = None,
+    exclude: tuple[str, ...] = (),
 ) -> ModelShape:
     """Read the shape of the model in a folder from its ``config.json``; its weights are not read.
 
@@ -103,6 +109,8 @@ def shape_of_folder(
         ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: as stored.
     expert_bytes_a_parameter : float or None, optional
         Memory of the experts where they are quantised; None: as the other weights.
+    exclude : tuple of str, optional
+        Patterns of module paths that are no MoE layers of the run, as its configuration has them.
 
     Raises
     ------
@@ -114,7 +122,7 @@ def shape_of_folder(
         config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
         raise VarError(f"{folder}: its config.json cannot be used ({' '.join(str(error).split())[:200]})") from None
-    shape = shape_of_config(config, name, None if dtype == "auto" else getattr(torch, dtype))
+    shape = shape_of_config(config, name, None if dtype == "auto" else getattr(torch, dtype), exclude)
     return shape if expert_bytes_a_parameter is None else shape.with_expert_bytes(expert_bytes_a_parameter)
 
 

@@ -1,4 +1,4 @@
-"""What the jobs of a run do: profile its model, replay its trace through caches, run it offloaded."""
+"""What the jobs of a run do with what it recorded: count its costs, replay its trace through caches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +109,8 @@ def shape_of_model(record: Path | None, config: AnyModelConfig, sites: Sequence[
     assert record is not None
     own = read_record(record)
     quantised = _EXPERT_BYTES.get(getattr(config, "quantisation", "none"))
-    return shape_of_folder(own.folder, own.name, getattr(config, "dtype", "auto"), quantised)
+    exclude = getattr(config, "exclude_sites", ())
+    return shape_of_folder(own.folder, own.name, getattr(config, "dtype", "auto"), quantised, exclude)
 
 
 def _recorded_shape(config: TraceModel, sites: Sequence[dict[str, Any]]) -> ModelShape:
@@ -158,7 +159,7 @@ class Job:
         return cls(
             Routing.of_inputs(inputs),
             Path(record) if record else None,
-            TypeAdapter(AnyModelConfig).validate_python(parameters.model),
+            TypeAdapter(AnyModelConfig).validate_python(parameters.settings["model"]),
             Machine.read(Path(machine)) if machine else None,
             SystemsConfig.model_validate(parameters.systems),
             parameters.code,
@@ -166,8 +167,21 @@ class Job:
 
     @cached_property
     def shape(self) -> ModelShape:
-        """The shape of the run's model."""
-        return shape_of_model(self.record, self.model, self.routing.provenance["sites"])
+        """The shape of the run's model.
+
+        Raises
+        ------
+        VarError
+            If it has not the MoE layers that were recorded.
+        """
+        sites = self.routing.provenance["sites"]
+        shape = shape_of_model(self.record, self.model, sites)
+        if len(shape.experts) != len(sites):
+            raise VarError(
+                f"{shape.name}: {len(sites)} MoE layers were recorded, and its configuration has {len(shape.experts)}; "
+                "capture it again, or correct exclude_sites"
+            )
+        return shape
 
     @property
     def devices(self) -> list[Device]:

@@ -25,8 +25,8 @@ class Machine:
         Relative errors of the cost model on batch sizes that it was not calibrated on.
     deciding : float
         Seconds a pass that a policy's decision takes here: looking up, choosing, giving, remembering.
-    predicting : dict of str to float
-        Predictor -> seconds a pass of one token that predicting experts of all layers takes here.
+    predicting : dict
+        Predictor -> seconds that predicting the experts of all layers takes here: of a pass, and of each of its tokens.
     """
 
     device: Device
@@ -34,7 +34,7 @@ class Machine:
     heldout_median: float | None
     heldout_worst: float | None
     deciding: float
-    predicting: dict[str, float]
+    predicting: dict[str, tuple[float, float]]
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""

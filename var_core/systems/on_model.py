@@ -1,5 +1,6 @@
 """What the jobs of a run do with its model: profile its parts, and run it with experts that are not in memory."""
 
+import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -43,7 +44,10 @@ from var_core.systems.replay import Capacity
 from var_core.systems.roofline import step_seconds
 from var_core.systems.shape import ModelShape
 
-RESIDENT, LRU, TOKEN_TABLE, NEXT_LAYER, RANDOM = "resident", "lru", "token_table", "next_layer", "random"
+_LOGGER = logging.getLogger(__name__)
+
+RESIDENT, LRU, RANDOM = "resident", "lru", "random"
+TOKEN_TABLE, NEXT_LAYER, CONTEXT_CACHE = "token_table", "next_layer", "context_cache"
 PREDICTED = pa.schema([*OFFLOADED, pa.field("predicted_hit_rate", pa.float64())])
 """Rows of an offloaded run, with the hit rate that the replay of the recorded routing says."""
 
@@ -115,7 +119,7 @@ def measure_machine(
     shape: ModelShape,
     profiles: pa.Table,
     config: ProfileConfig,
-    predicting: dict[str, float],
+    predicting: dict[str, tuple[float, float]],
     folder: Path,
 ) -> Machine:
     """Measure this machine's ceilings, and calibrate the cost model on a profile."""
@@ -162,46 +166,64 @@ def heldout_seconds(profiles: pa.Table, config: ProfileConfig) -> dict[tuple[str
     return found
 
 
-def predicting_seconds(policy: Policy, token_ids: NDArray[np.integer], rounds: int = 200) -> dict[str, float]:
-    """Median seconds of predicting the experts of one token at all layers, by predictor."""
-    tables, ids = policy.tables, torch.from_numpy(np.asarray(token_ids[:1, : rounds + 1], np.int64))[0]
-    layers, width = len(tables.present), int(policy.layout.experts)
-    table, follows = TokenTable(tables, width), NextLayer(np.ones((layers - 1, width, width)))
-    chosen = list(range(tables.top_k))
-    taken: dict[str, list[float]] = {TOKEN_TABLE: [], NEXT_LAYER: []}
-    for place in range(1, len(ids)):
-        token, previous, position = ids[place : place + 1], ids[place - 1 : place], torch.tensor([place])
-        start = time.perf_counter()
-        table.begins(token, previous, position)
-        middle = time.perf_counter()
+def predicting_seconds(
+    policy: Policy, token_ids: NDArray[np.integer], rounds: int = 200
+) -> dict[str, tuple[float, float]]:
+    """Median seconds of predicting experts at all layers, by predictor: of a pass, and of each token of it."""
+    few, many = 1, 16
+    found = {}
+    one, all_of = (_predicting(policy, token_ids, rounds, tokens) for tokens in (few, many))
+    for name, seconds in one.items():
+        each = max(all_of[name] - seconds, 0.0) / (many - few)
+        found[name] = (max(seconds - few * each, 0.0), each)
+    return found
+
+
+def _predicting(policy: Policy, token_ids: NDArray[np.integer], rounds: int, tokens: int) -> dict[str, float]:
+    """Median seconds of a pass with so many tokens, of as many sequences."""
+    ids = torch.from_numpy(np.resize(token_ids, (tokens, rounds + 1)).astype(np.int64))
+    layers, width = len(policy.tables.present), int(policy.layout.experts)
+    table, follows = TokenTable(policy.tables, width), NextLayer(np.ones((max(layers - 1, 0), width, width)))
+    chosen = list(range(min(policy.tables.top_k * tokens, width)))
+    cached = policy.settings.cache
+    cache = None if cached is None else ContextCache(cached.limits, tokens)
+    counts = np.ones((tokens, 1), np.bool_)
+    taken: dict[str, list[float]] = {TOKEN_TABLE: [], NEXT_LAYER: [], **({} if cache is None else {CONTEXT_CACHE: []})}
+    for place in range(1, rounds + 1):
+        now, before = ids[:, place].contiguous(), ids[:, place - 1].contiguous()
+        position = torch.full((tokens,), place)
+        begin = time.perf_counter()
+        table.begins(now, before, position)
+        taken[TOKEN_TABLE].append(time.perf_counter() - begin)
+        begin = time.perf_counter()
         for layer in range(layers - 1):
             follows.decided(layer, chosen)
-        taken[TOKEN_TABLE].append(middle - start)
-        taken[NEXT_LAYER].append(time.perf_counter() - middle)
-    if policy.settings.cache is not None:
-        cache = ContextCache(policy.settings.cache.limits, 1)
-        taken["context_cache"] = []
-        for place in range(len(ids)):
-            start = time.perf_counter()
-            cache.look_up(ids[None, place : place + 1].numpy(), np.array([[place == 0]]), np.ones((1, 1), np.bool_))
-            taken["context_cache"].append(time.perf_counter() - start)
+        taken[NEXT_LAYER].append(time.perf_counter() - begin)
+        if cache is not None:
+            begin = time.perf_counter()
+            cache.look_up(now[:, None].numpy(), ~counts, counts)
+            taken[CONTEXT_CACHE].append(time.perf_counter() - begin)
     return {name: float(np.median(each)) for name, each in taken.items()}
 
 
 def _deciding(profiles: pa.Table) -> float:
-    """Seconds a pass of decoding one sequence that a policy's decision takes."""
-    return sum(
-        row["seconds"]
+    """Seconds a pass of decoding, with the smallest batch, that a policy's decision takes."""
+    rows = [
+        row
         for row in profiles.to_pylist()
-        if (row["arm"], row["phase"], row["instrument"], row["batch"]) == (POLICY, DECODE, STOPWATCH, 1)
-        and row["part"] in (POLICY_DECISION, CACHE)
-    )
+        if (row["arm"], row["phase"], row["instrument"]) == (POLICY, DECODE, STOPWATCH)
+    ]
+    smallest = min(row["batch"] for row in rows)
+    return sum(row["seconds"] for row in rows if row["batch"] == smallest and row["part"] in (POLICY_DECISION, CACHE))
 
 
 def offload_run(
     sources: Sources, routing: Routing, config: OffloadConfig, seed: int, folder: Path, output: Path, code: str
 ) -> None:
     """Decode with experts resident, offloaded, and prefetched; beside it what a replay of the trace says of the hits.
+
+    Where the model's experts cannot be offloaded, or no sequence begins with so many tokens of one document, the table
+    is empty and its provenance says why.
 
     Parameters
     ----------
@@ -216,14 +238,29 @@ def offload_run(
         ``offloaded.parquet`` to write.
     code : str
         Digest of the stage's code.
-
-    Raises
-    ------
-    VarError
-        If the model's experts cannot be offloaded, or no sequence begins with so many tokens of one document.
     """
     policy = sources.load_policy()
     subject = sources.subject(policy)
+    provenance = {
+        "stage": "offloaded",
+        "policy": policy.made_from,
+        "config": config.model_dump(mode="json"),
+        "threads": torch.get_num_threads(),
+        "code": code,
+    }
+    try:
+        write_experts(subject.sites, folder)
+        table, reason = _decoded(subject, policy, routing, config, seed, folder), None
+    except VarError as error:
+        # Not every model's experts can be taken out of it; the other costs are known all the same.
+        _LOGGER.warning("not run with offloaded experts: %s", error)
+        table, reason = PREDICTED.empty_table(), str(error)
+    write_table(output, table, provenance | {"not_run": reason})
+
+
+def _decoded(
+    subject: Subject, policy: Policy, routing: Routing, config: OffloadConfig, seed: int, folder: Path
+) -> pa.Table:
     unseen, seen = routing.replayed()
     decisions = _of_one_document(unseen, config)
     layers, width, top_k = len(subject.sites), subject.layout.experts, subject.layout.top_k
@@ -239,23 +276,14 @@ def offload_run(
     if seen is not None:
         follows = fit_next_layer(seen)
         arms.append(Arm(NEXT_LAYER, capacity, predictor=lambda: NextLayer(follows)))
-    write_experts(subject.sites, folder)
-    device = input_device(subject.model)
     mapped = MappedStore(folder, layers)
-    store = PinnedStore(mapped, layers) if device.type == "cuda" else mapped
+    on_gpu = input_device(subject.model).type == "cuda"
+    store = PinnedStore(mapped, layers) if on_gpu else mapped
     runner = OffloadRunner(subject.model, subject.sites, store, top_k, Text(ids))
     found = runner.run(arms, config.rounds, seed).table
     knowledge = knowledge_of(routing, seen)
     said = [_said(row, decisions, capacity, knowledge, seed) for row in found.to_pylist()]
-    table = found.append_column(PREDICTED.field("predicted_hit_rate"), pa.array(said, pa.float64()))
-    provenance = {
-        "stage": "offloaded",
-        "policy": policy.made_from,
-        "config": config.model_dump(mode="json"),
-        "threads": torch.get_num_threads(),
-        "code": code,
-    }
-    write_table(output, table, provenance)
+    return found.append_column(PREDICTED.field("predicted_hit_rate"), pa.array(said, pa.float64()))
 
 
 def _of_one_document(decisions: Decisions, config: OffloadConfig) -> Decisions:

@@ -19,14 +19,15 @@ def pace_of(shape: ModelShape, devices: Sequence[Device], stream: Stream) -> Pac
     if shape.recorded:
         return None
     accesses, counted = stream.accesses, stream.counted[stream.accesses.unit]
-    tokens, needed = int(accesses.tokens[counted].sum()), len(accesses.experts)
-    slots = int((stream.decisions.experts < stream.decisions.width).sum())
+    own = stream.decisions.of(stream.counted_tokens)
+    tokens, needed = len(own), int(counted[accesses.step // accesses.layers].sum())
+    slots = int((own.experts < own.width).sum())
     passes = max(int(counted.sum()), 1)
     mean_tokens = max(round(tokens / passes), 1)
     if stream.phase == "prefill":
         batch, context = 1, mean_tokens
     else:
-        batch, context = mean_tokens, max(int(stream.decisions.place.mean()), 1)
+        batch, context = mean_tokens, max(int(own.place.mean()), 1)
     each = slots / max(needed, 1)
     rows = []
     for device in devices:

@@ -17,6 +17,7 @@ from var_core.systems.devices import Device
 from var_core.systems.pace import pace_of
 from var_core.systems.predictions import (
     PREDICTORS,
+    Chosen,
     Knowledge,
     precision,
     predict,
@@ -53,6 +54,8 @@ CACHE_SIMULATIONS = pa.schema(
         pa.field("moved_bytes", pa.int64()),
         pa.field("recall", pa.float64()),
         pa.field("precision", pa.float64()),
+        pa.field("access_recall", pa.float64()),
+        pa.field("predicted_an_access", pa.float64()),
         pa.field("late", pa.int64()),
         pa.field("stall_seconds", pa.float64()),
         pa.field("seconds", pa.float64()),
@@ -64,6 +67,7 @@ CACHE_SIMULATIONS = pa.schema(
 )
 """A row a cache, policy and device: see docs/reference/tables.md."""
 
+_SCORES = ("recall", "precision", "access_recall", "predicted_an_access")
 WARM, COLD = "warm", "cold"
 SHARED, PER_LAYER = "shared", "per_layer"
 
@@ -206,19 +210,16 @@ class _Rows:
 
     def of(self, policy: str, caches: Sequence[Capacity]) -> Iterator[dict[str, Any]]:
         """Rows of a policy."""
-        scores: dict[str, float | None] = {"recall": None, "precision": None}
+        scores: dict[str, float | None] = dict.fromkeys(_SCORES)
         predicted = None
         if policy in PREDICTORS:
             # Before a whole prompt is computed, nearly all experts are needed; there is nothing to predict.
-            if self._stream.phase == "prefill" and not self._stream.recorded:
+            if self._stream.phase == "prefill":
                 return
-            decisions = self._stream.decisions
-            chosen = predict(policy, decisions, self._setting.knowledge, self._config.seed)
-            own = {"recall": recall(chosen, decisions), "precision": precision(chosen, decisions)}
-            scores = {name: None if np.isnan(value) else value for name, value in own.items()}
-            predicted = predicted_passes(
-                chosen, self._stream.pass_of_token, self._stream.accesses.passes, decisions.width
-            )
+            chosen = self._predict(policy)
+            accesses = self._stream.accesses
+            predicted = predicted_passes(chosen, self._stream.pass_of_token, accesses.passes, accesses.experts_of_layer)
+            scores = self._scores(chosen, predicted)
         for number, capacity in enumerate(caches):
             for start in (WARM, COLD):
                 counted = self._replayed(policy, predicted, capacity, start == COLD)
@@ -229,6 +230,36 @@ class _Rows:
                         counted if plain else self._replayed("lru", None, capacity, start == COLD)
                     ).seconds
                 yield from self._rows(policy, capacity, start, counted, self._plain[key], scores)
+
+    def _predict(self, policy: Any) -> Chosen:
+        """Predictions for the tokens that are decoded, in the order of the passes."""
+        own = self._stream.decisions
+        # Predictors follow each sequence; of a batch, passes have their tokens side by side.
+        order = np.lexsort((own.place, own.sequence))
+        found = predict(policy, own.of(order), self._setting.knowledge, self._config.seed)
+        chosen = np.empty_like(found)
+        chosen[order] = found
+        chosen[~self._stream.decoded] = own.width
+        return chosen
+
+    def _scores(self, chosen: Chosen, predicted: Predicted) -> dict[str, float | None]:
+        """How good predictions are, token by token, and for the distinct experts of passes."""
+        tokens, accesses = self._stream.counted_tokens, self._stream.accesses
+        own, counted = self._stream.decisions.of(tokens), self._stream.counted
+        items = accesses.layers * accesses.experts_of_layer
+        steps = np.arange(len(accesses.offsets) - 1)
+        named = np.repeat(steps, np.diff(predicted.offsets)) * items + predicted.experts
+        needed = accesses.step * items + accesses.experts
+        own_named, own_needed = (
+            each[counted[accesses.unit[each // items // accesses.layers]]] for each in (named, needed)
+        )
+        values = {
+            "recall": recall(chosen[tokens], own),
+            "precision": precision(chosen[tokens], own),
+            "access_recall": float(np.isin(own_needed, own_named).mean()),
+            "predicted_an_access": len(own_named) / len(own_needed),
+        }
+        return {name: None if np.isnan(value) else value for name, value in values.items()}
 
     def _replayed(self, policy: str, predicted: Predicted | None, capacity: Capacity, cold: bool) -> _Counted:
         accesses, pace = self._stream.accesses, self._pace

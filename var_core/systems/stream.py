@@ -26,6 +26,8 @@ class Stream:
         Of T tokens, in the order of the passes.
     pass_of_token : numpy.ndarray
         int64 [T].
+    decoded : numpy.ndarray
+        bool [T]: tokens that are decoded, and not read with others in one pass.
     accesses : Accesses
     counted : numpy.ndarray
         bool [U]: units of the phase; the others only leave the cache as they do.
@@ -38,9 +40,15 @@ class Stream:
     recorded: bool
     decisions: Decisions
     pass_of_token: Wholes
+    decoded: NDArray[np.bool_]
     accesses: Accesses
     counted: NDArray[np.bool_]
     cluster: Wholes
+
+    @property
+    def counted_tokens(self) -> NDArray[np.bool_]:
+        """Tokens of the units that are counted, bool [T]."""
+        return self.counted[self.accesses.unit[self.pass_of_token]]
 
 
 def streams_of(decisions: Decisions, groups: Wholes, batches: Sequence[int]) -> Iterator[Stream]:
@@ -69,9 +77,9 @@ def streams_of(decisions: Decisions, groups: Wholes, batches: Sequence[int]) -> 
 def _stream(phase: Phase, batch: int, decisions: Decisions, passes: Wholes, unit: Wholes, groups: Wholes) -> Stream:
     accesses = accesses_of(decisions, passes, unit)
     everything = np.ones(accesses.units, np.bool_)
-    return Stream(
-        phase, batch, False, decisions, passes, accesses, everything, clusters_of(unit, groups[decisions.document])
-    )
+    decoded = np.full(len(decisions), phase == "decode")
+    cluster = clusters_of(unit, groups[decisions.document])
+    return Stream(phase, batch, False, decisions, passes, decoded, accesses, everything, cluster)
 
 
 def _as_recorded(decisions: Decisions, phases: NDArray[np.str_], groups: Wholes) -> Iterator[Stream]:
@@ -91,7 +99,7 @@ def _as_recorded(decisions: Decisions, phases: NDArray[np.str_], groups: Wholes)
         counted = prefill[heads] == (phase == "prefill")
         if counted.any():
             cluster = clusters_of(unit, groups[decisions.document])
-            yield Stream(phase, 1, True, decisions, passes, accesses, counted, cluster)
+            yield Stream(phase, 1, True, decisions, passes, ~prefill, accesses, counted, cluster)
 
 
 def clusters_of(unit: Wholes, group: Wholes) -> Wholes:

@@ -17,6 +17,7 @@ from var_core.systems.profiles import BARE, PLAIN, POLICY, WHOLE
 from var_core.systems.published import PUBLISHED, published_shape
 from var_core.systems.simulate import SHARED, WARM
 from var_core.systems.worth import (
+    ASSUMED,
     COSTS,
     EVEN,
     OFFLOADED,
@@ -66,7 +67,7 @@ class Found:
     @classmethod
     def of_inputs(cls, inputs: Any) -> "Found":
         """Read a job's inputs by their names."""
-        evaluated = inputs.get("verdict")
+        evaluated = inputs.get("evaluated")
         learned = None
         if evaluated:
             rows = read_json(Path(evaluated))["classic"]
@@ -82,22 +83,23 @@ def find_break_even(job: Job, found: Found, folder: Path) -> None:
     rows: list[dict[str, Any]] = []
     shape, devices, machine = job.shape, job.devices, job.machine
     predicting = {} if machine is None else machine.predicting
+    deciding = 0.0 if machine is None else machine.deciding
     profiled = {} if found.profiles is None else profiled_speed(found.profiles)
-    if not shape.recorded:
+    if not shape.recorded and job.routing.in_order:
         context = max(int(job.routing.replayed()[0].place.mean()), 1)
         rows += replayed_rows(shape, devices, found.simulations, predicting, context)
         if machine is not None and found.offloaded is not None:
             rows += ran_rows(shape, machine.device, found.offloaded.to_pylist(), context)
-        if found.learned_share is not None:
-            batches = job.systems.caches.batches
-            deciding = 0.0 if machine is None else machine.deciding
-            rows += resident_rows(shape, devices, batches, context, deciding, 1 - found.learned_share, profiled)
+        batches = job.systems.caches.batches
+        learned = found.learned_share
+        share = None if learned is None else 1 - learned
+        rows += resident_rows(shape, devices, batches, context, deciding, share, profiled)
     if job.systems.costs.published:
+        layers = len(shape.experts)
+        each = (sum(predicting.get(TOKEN_TABLE, (0.0,))) / layers, deciding / layers)
         for name in PUBLISHED:
             if name != shape.name:
-                rows += assumed_rows(
-                    published_shape(name), devices, job.systems.costs, predicting.get(TOKEN_TABLE, 0.0)
-                )
+                rows += assumed_rows(published_shape(name), devices, job.systems.costs, *each)
     table = break_even_table(rows)
     measured = None if found.offloaded is None else found.offloaded.to_pylist()
     said = verdict_of(table.to_pylist(), found.simulations.to_pylist(), measured, job.machine, job.systems)
@@ -139,8 +141,12 @@ def verdict_of(
         *_resident_lines(rows),
         *(_NOT_REPLAYED if share is None else _cache_lines(simulations, share)),
         *[_offloaded_line(row) for row in best if row["source"] != RAN],
-        *([_known_line(rows)] if any(row["source"] == "assumed" for row in rows) else []),
-        *_run_lines(offloaded or [], [row for row in best if row["source"] == RAN]),
+        *_known_lines(rows),
+        *_run_lines(
+            offloaded or [],
+            [row for row in best if row["source"] == RAN],
+            "" if machine is None else machine.device.source,
+        ),
         *_machine_lines(machine),
     ]
     return {
@@ -177,11 +183,12 @@ def _best(rows: Sequence[Mapping[str, Any]], device: str, share: float | None) -
 
 def _resident_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     own = [row for row in rows if row["case"] == RESIDENT]
-    measured = [row for row in own if row["source"] == PROFILED and row["batch"] == 1]
+    measured = min((row for row in own if row["source"] == PROFILED), key=lambda row: row["batch"], default=None)
     lines = []
-    for row in measured:
+    if measured is not None:
+        row, number = measured, measured["batch"]
         lines.append(
-            f"All experts in memory, measured on {row['device']}: decoding one sequence is "
+            f"All experts in memory, measured on {row['device']}: decoding {_sequences(number)} is "
             f"{row['speed_up']:.2f} times as fast under the policy as without it "
             f"[{row['speed_up_low']:.2f}, {row['speed_up_high']:.2f}]: it {_WORDS[row['verdict']]}."
         )
@@ -194,6 +201,10 @@ def _resident_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             "the most of all models and devices that were looked at): the router's time is all that there is to gain."
         )
     return lines
+
+
+def _sequences(number: int) -> str:
+    return "one sequence" if number == 1 else f"{number} sequences together"
 
 
 def _cache_lines(simulations: Sequence[Mapping[str, Any]], share: float) -> list[str]:
@@ -226,28 +237,43 @@ def _rate(row: Mapping[str, Any]) -> str:
 
 
 def _offloaded_line(row: Mapping[str, Any]) -> str:
-    interval = "" if row["speed_up_low"] is None else f" [{row['speed_up_low']:.2f}, {row['speed_up_high']:.2f}]"
-    least = row["break_even_recall"]
-    condition = "no recall suffices" if least is None else f"by the closed form it takes a recall of {least:.0%}"
+    interval = " (too few documents for an interval)"
+    if row["speed_up_low"] is not None:
+        interval = f" [{row['speed_up_low']:.2f}, {row['speed_up_high']:.2f}]"
     return (
-        f"Offloaded on {row['device']}: prefetching by {row['policy'].replace('_', ' ')}, the best of all, makes "
+        f"Offloaded on {row['device']}: prefetching by {row['policy'].replace('_', ' ')}, the fastest of those that "
+        "could be used, makes "
         f"decoding {row['speed_up']:.2f} times as fast as LRU alone{interval}: it {_WORDS[row['verdict']]} "
-        f"(recall {row['recall']:.0%}; {condition}; {row['speed_up_free']:.2f} times if predicting took no time)."
+        f"(recall {row['recall']:.0%}; {_of_predicting(row)})."
     )
 
 
-def _known_line(rows: Sequence[Mapping[str, Any]]) -> str:
+def _of_predicting(row: Mapping[str, Any]) -> str:
+    """What the time of predicting makes of it."""
+    if not row["deciding_seconds"]:
+        return "the time of predicting is not in it"
+    return f"{row['speed_up_free']:.2f} times if predicting took no time"
+
+
+def _known_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The recall that known architectures need, at a hit rate of 80 %, decoding one sequence."""
-    own = [row for row in rows if row["source"] == "assumed" and row["case"] == OFFLOADED and row["hit_rate"] == 0.8]
+    own = [
+        row
+        for row in rows
+        if row["source"] == ASSUMED and row["case"] == OFFLOADED and row["hit_rate"] == 0.8 and row["device"] != MACHINE
+    ]
+    if not own:
+        return []
+    batch = min(row["batch"] for row in own)
     least: dict[str, list[float | None]] = {}
     for row in own:
-        if row["device"] != MACHINE and row["batch"] == min(each["batch"] for each in own):
+        if row["batch"] == batch:
             least.setdefault(row["device"], []).append(row["break_even_recall"])
     parts = [f"{device} {_range(each)}" for device, each in least.items()]
-    return (
-        "Known architectures whose LRU cache finds 80 % of the experts: recall from which prefetching pays, lowest and "
-        f"highest of them: {'; '.join(parts)}."
-    )
+    return [
+        f"Known architectures, decoding {_sequences(batch)}, where LRU finds 80 % of the experts and wrong predictions "
+        f"are never there by chance: the recall from which prefetching pays, by the closed form: {'; '.join(parts)}."
+    ]
 
 
 def _range(recalls: Sequence[float | None]) -> str:
@@ -258,7 +284,18 @@ def _range(recalls: Sequence[float | None]) -> str:
     return f"{known[0]:.0%} to {'none' if None in recalls else f'{known[-1]:.0%}'}"
 
 
-def _run_lines(rows: Sequence[Mapping[str, Any]], best: Sequence[Mapping[str, Any]]) -> list[str]:
+def _ends(row: Mapping[str, Any]) -> str:
+    if row["speed_up_low"] is None:
+        return " (too few rounds for an interval)"
+    return f" [{row['speed_up_low']:.2f}, {row['speed_up_high']:.2f}]"
+
+
+def _link(source: str) -> str:
+    """Where experts come from, as the machine's record says."""
+    return f"; experts come from: {source.rsplit('link: ', 1)[1]}" if "link: " in source else ""
+
+
+def _run_lines(rows: Sequence[Mapping[str, Any]], best: Sequence[Mapping[str, Any]], source: str) -> list[str]:
     own = {row["arm"]: row for row in rows if row["phase"] == DECODE}
     if not own:
         return []
@@ -275,10 +312,9 @@ def _run_lines(rows: Sequence[Mapping[str, Any]], best: Sequence[Mapping[str, An
     lines = [f"Really offloaded on {MACHINE}: {'; '.join(parts)}."]
     for row in best:
         lines.append(
-            f"So on {row['device']} prefetching by {row['policy'].replace('_', ' ')}, the best of all that ran, makes "
-            f"decoding {row['speed_up']:.2f} times as fast as LRU alone [{row['speed_up_low']:.2f}, "
-            f"{row['speed_up_high']:.2f}]: it {_WORDS[row['verdict']]}. Loads from a file that the system holds in "
-            "memory take little time, and this runtime's own bookkeeping is in it, which a replay knows nothing of."
+            f"So on {row['device']} prefetching by {row['policy'].replace('_', ' ')}, the fastest that ran, makes "
+            f"decoding {row['speed_up']:.2f} times as fast as LRU alone{_ends(row)}: it {_WORDS[row['verdict']]}. This "
+            f"runtime's own bookkeeping is in it, which a replay knows nothing of{_link(source)}."
         )
     return lines
 
@@ -298,7 +334,7 @@ def _headline(rows: Sequence[Mapping[str, Any]], best: Sequence[Mapping[str, Any
     pays = [row["device"] for row in best if row["verdict"] == PAYS]
     not_at_all = [row["device"] for row in best if row["verdict"] in (EVEN, COSTS)]
     unsure = [row["device"] for row in best if row["verdict"] == UNSURE]
-    resident = next((row for row in rows if row["source"] == PROFILED and row["batch"] == 1), None)
+    resident = min((row for row in rows if row["source"] == PROFILED), key=lambda row: row["batch"], default=None)
     parts = []
     if resident is not None:
         parts.append(f"with all experts in memory it {_WORDS[resident['verdict']]}")

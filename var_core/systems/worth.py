@@ -66,18 +66,23 @@ HIT_RATES = (0.0, 0.5, 0.8, 0.9, 0.95)
 PAYS, EVEN, COSTS, UNSURE = "pays", "about even", "does not pay", "not sure"
 SMALLEST = 0.01
 """A difference in speed below this share is about even, however sure it is."""
+ABSTAINING = 0.9
+"""Who predicts fewer experts than this share of those needed is left out of the closed form's condition."""
+FEWEST_ROUNDS = 6
+"""Rounds whose slowest and fastest have the median between them with a probability of 0.95."""
 WIDEST = 0.05
 """An interval that holds 1 and is wider than this says nothing."""
 
 
 def verdict(speed_up: float, low: float | None, high: float | None) -> str:
-    """What a speed-up with its interval says."""
-    least, most = speed_up if low is None else low, speed_up if high is None else high
-    if least > 1 and speed_up > 1 + SMALLEST:
+    """What a speed-up with its interval says; without an interval, nothing."""
+    if low is None or high is None:
+        return UNSURE
+    if low > 1 and speed_up > 1 + SMALLEST:
         return PAYS
-    if most < 1 and speed_up < 1 - SMALLEST:
+    if high < 1 and speed_up < 1 - SMALLEST:
         return COSTS
-    return UNSURE if most - least > WIDEST else EVEN
+    return UNSURE if high - low > WIDEST else EVEN
 
 
 def layer_of(
@@ -128,23 +133,37 @@ def layer_of(
 
 
 def assumed_rows(
-    shape: ModelShape, devices: Sequence[Device], config: CostsConfig, deciding: float
+    shape: ModelShape, devices: Sequence[Device], config: CostsConfig, predicting: float, deciding: float
 ) -> Iterator[dict[str, Any]]:
-    """What recall prefetching would need, of a known architecture whose routing nobody has replayed here."""
+    """What recall prefetching would need, of a known architecture whose routing nobody has replayed here.
+
+    Parameters
+    ----------
+    shape : ModelShape
+    devices : sequence of Device
+    config : CostsConfig
+    predicting, deciding : float
+        Seconds a layer that predicting its experts takes, and that a policy's decision does.
+    """
+    layers = len(shape.experts)
     for device in devices:
         for batch in config.batches:
             for hit_rate in HIT_RATES:
-                layer, parts = layer_of(shape, device, batch, config.contexts[0], hit_rate, deciding)
+                layer, parts = layer_of(shape, device, batch, config.contexts[0], hit_rate, predicting * layers)
                 yield _row(shape.name, OFFLOADED, ASSUMED, device.name, batch, parts) | {
                     "hit_rate": hit_rate,
                     "break_even_recall": float(layer.break_even_recall()),
                 }
-            layer, parts = layer_of(shape, device, batch, config.contexts[0], 1.0, deciding)
+            layer, parts = layer_of(shape, device, batch, config.contexts[0], 1.0, deciding * layers)
             yield _row(shape.name, RESIDENT, ASSUMED, device.name, batch, parts) | _resident(layer)
 
 
 def replayed_rows(
-    shape: ModelShape, devices: Sequence[Device], simulations: pa.Table, predicting: Mapping[str, float], context: int
+    shape: ModelShape,
+    devices: Sequence[Device],
+    simulations: pa.Table,
+    predicting: Mapping[str, Sequence[float]],
+    context: int,
 ) -> Iterator[dict[str, Any]]:
     """What predictors came to on the run's own routing, on every device."""
     by_name = {device.name: device for device in devices}
@@ -159,10 +178,12 @@ def replayed_rows(
             continue
         device, alone = by_name[row["device"]], plain[_cache(row)]
         # On the host, and so as on the machine of the run wherever the model is.
-        deciding = predicting.get(row["policy"], 0.0)
+        once, each = predicting.get(row["policy"], (0.0, 0.0))
+        deciding = once + each * row["tokens"] / row["passes"]
         needed = row["accesses"] / (row["passes"] * len(shape.experts))
         batch = max(round(row["tokens"] / row["passes"]), 1)
-        wrong = wrong_missing(row["recall"], alone["hit_rate"], row["prefetched"] / row["accesses"])
+        right, named = row["access_recall"], row["predicted_an_access"]
+        wrong = wrong_missing(right, alone["hit_rate"], row["prefetched"] / row["accesses"])
         layer, parts = layer_of(shape, device, batch, context, alone["hit_rate"], deciding, needed, wrong)
         # The replay knows nothing of the time that predicting takes.
         slower = row["seconds"] / (row["seconds"] + row["passes"] * deciding)
@@ -175,8 +196,9 @@ def replayed_rows(
                 "capacity_share": row["capacity_share"],
                 "hit_rate": alone["hit_rate"],
                 "recall": row["recall"],
-                "break_even_recall": float(layer.break_even_recall()),
-                "speed_up_modelled": float(layer.speed_up(row["recall"])),
+                # The form predicts as many experts as are needed; of who abstains it says nothing.
+                "break_even_recall": float(layer.break_even_recall()) if named > ABSTAINING else None,
+                "speed_up_modelled": float(layer.speed_up(right)),
                 "speed_up": speed_up,
                 "speed_up_free": row["speed_up"],
                 "speed_up_low": low,
@@ -198,8 +220,10 @@ def ran_rows(
         _, parts = layer_of(shape, machine, row["batch"], context, alone["hit_rate"], 0.0)
         speed = row["tokens_per_second"] / alone["tokens_per_second"]
         # Of two intervals the ends that are furthest apart, so that nothing is claimed too early.
-        low = row["tokens_per_second_low"] / alone["tokens_per_second_high"]
-        high = row["tokens_per_second_high"] / alone["tokens_per_second_low"]
+        low = high = None
+        if min(row["rounds"], alone["rounds"]) >= FEWEST_ROUNDS:
+            low = row["tokens_per_second_low"] / alone["tokens_per_second_high"]
+            high = row["tokens_per_second_high"] / alone["tokens_per_second_low"]
         number = sum(experts.number for experts in shape.experts)
         yield _row(shape.name, OFFLOADED, RAN, machine.name, row["batch"], parts) | {
             "policy": name,
@@ -213,22 +237,30 @@ def ran_rows(
 
 
 def resident_rows(
-    shape: ModelShape, devices: Sequence[Device], batches: Sequence[int], context: int, deciding: float, share: float,
+    shape: ModelShape,
+    devices: Sequence[Device],
+    batches: Sequence[int],
+    context: int,
+    deciding: float,
+    share: float | None,
     profiled: Mapping[int, tuple[float, float, float]],
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+) -> Iterator[dict[str, Any]]:
     """What a policy saves where all experts are in memory: as modelled, and as profiled on this machine.
 
     Parameters
     ----------
-    share : float
-        Of the decisions, those that the policy makes in the router's place.
+    share : float or None
+        Of the decisions, those that the policy makes in the router's place; None without a policy.
     profiled : mapping
         Batch -> speed-up of the whole pass and its interval, on this machine.
     """
     for device in devices:
         for batch in sorted({*batches, *(profiled if device.name == MACHINE else ())}):
             layer, parts = layer_of(shape, device, batch, context, 1.0, deciding)
-            row = _row(shape.name, RESIDENT, REPLAYED, device.name, batch, parts) | _resident(layer, share)
+            row = _row(shape.name, RESIDENT, REPLAYED, device.name, batch, parts) | _resident(layer, share or 1.0)
+            if share is None:
+                yield row | {"speed_up_modelled": None, "verdict": None}
+                continue
             if device.name == MACHINE and batch in profiled:
                 speed, low, high = profiled[batch]
                 row |= {"source": PROFILED, "speed_up": speed, "speed_up_low": low, "speed_up_high": high}
@@ -239,7 +271,7 @@ def resident_rows(
 def _resident(layer: Layer, share: float = 1.0) -> dict[str, Any]:
     speed = float(layer.plain / layer.deciding_beforehand(share))
     ceiling = float(layer.plain / replace(layer, deciding=0.0).deciding_beforehand(1.0))
-    known = {"speed_up_modelled": speed, "ceiling": ceiling, "verdict": verdict(speed, None, None)}
+    known = {"speed_up_modelled": speed, "ceiling": ceiling, "verdict": verdict(speed, speed, speed)}
     return {"hit_rate": 1.0, "capacity_share": 1.0, **known}
 
 

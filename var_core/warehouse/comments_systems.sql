@@ -56,6 +56,8 @@ COMMENT ON COLUMN cache_simulations.loads_an_access IS '(loads + prefetched) / a
 COMMENT ON COLUMN cache_simulations.moved_bytes IS 'Bytes of all loads; null where the size of an expert is not known.';
 COMMENT ON COLUMN cache_simulations.recall IS 'Share of the needed experts that were predicted, token by token; null for policies that predict nothing.';
 COMMENT ON COLUMN cache_simulations.precision IS 'Share of the predicted experts that were needed; null where nothing was predicted.';
+COMMENT ON COLUMN cache_simulations.access_recall IS 'Share of the accesses whose expert was predicted for the layer of the pass, by any of its tokens.';
+COMMENT ON COLUMN cache_simulations.predicted_an_access IS 'Distinct experts that were predicted, for one that was needed.';
 COMMENT ON COLUMN cache_simulations.late IS 'Hits whose expert was still on its way, on this device; null without a device, as in the columns below.';
 COMMENT ON COLUMN cache_simulations.stall_seconds IS 'Time that layers waited for experts.';
 COMMENT ON COLUMN cache_simulations.seconds IS 'Time of all passes, waiting included; predicting itself takes none here (see break_even).';
@@ -115,7 +117,7 @@ COMMENT ON COLUMN break_even.link_latency IS 'Seconds until the first byte of a 
 COMMENT ON COLUMN break_even.window_seconds IS 'W: time in which loads for the next layer travel unnoticed, before_seconds + expert_seconds.';
 COMMENT ON COLUMN break_even.stall_seconds IS 'S: time to load the experts that the cache does not hold.';
 COMMENT ON COLUMN break_even.deciding_seconds IS 'd: time that predicting takes, on the host.';
-COMMENT ON COLUMN break_even.break_even_recall IS 'Recall above which prefetching saves time by the closed form; null where no recall suffices, or nothing is loaded.';
+COMMENT ON COLUMN break_even.break_even_recall IS 'Recall above which prefetching saves time by the closed form; null where no recall suffices, where nothing is loaded, and of who predicts far fewer experts than are needed.';
 COMMENT ON COLUMN break_even.speed_up_modelled IS 'How many times as fast as without predicting, by the closed form; null for assumed offloaded rows and those that were run.';
 COMMENT ON COLUMN break_even.ceiling IS 'For the resident case: how many times as fast if a policy that takes no time made all decisions; null for the offloaded one.';
 COMMENT ON COLUMN break_even.speed_up_free IS 'The replayed speed-up if predicting took no time; null where nothing was replayed.';

@@ -62,6 +62,8 @@ CREATE TABLE cache_simulations (
     moved_bytes      BIGINT,
     recall           DOUBLE,
     "precision"      DOUBLE,
+    access_recall    DOUBLE,
+    predicted_an_access DOUBLE,
     late             BIGINT,
     stall_seconds    DOUBLE,
     seconds          DOUBLE,

@@ -81,7 +81,7 @@ really AS (
     FROM break_even WHERE "case" = 'offloaded' AND source = 'run'
 )
 SELECT o.run, o.device, o.batch, o.capacity_share, o.hit_rate, o.policy, o.recall, o.break_even_recall,
-    o.recall > o.break_even_recall AS recall_suffices,
+    coalesce(o.recall > o.break_even_recall, FALSE) AS recall_suffices,
     o.window_seconds, o.stall_seconds, o.deciding_seconds,
     o.speed_up_modelled, o.speed_up_free, o.speed_up, o.speed_up_low, o.speed_up_high, o.verdict,
     r.speed_up AS run_speed_up, r.speed_up_low AS run_speed_up_low, r.speed_up_high AS run_speed_up_high,
@@ -98,8 +98,8 @@ COMMENT ON COLUMN v_break_even.capacity_share IS 'Share of all experts that the 
 COMMENT ON COLUMN v_break_even.hit_rate IS 'Hit rate of LRU alone.';
 COMMENT ON COLUMN v_break_even.policy IS 'The fastest predictor: previous_token, next_layer, token_table or context_cache.';
 COMMENT ON COLUMN v_break_even.recall IS 'Share of the needed experts that it predicts.';
-COMMENT ON COLUMN v_break_even.break_even_recall IS 'Recall above which prefetching saves time by the closed form; above 1 where none does; null where nothing is loaded.';
-COMMENT ON COLUMN v_break_even.recall_suffices IS 'recall > break_even_recall.';
+COMMENT ON COLUMN v_break_even.break_even_recall IS 'Recall above which prefetching saves time by the closed form; null where none does, where nothing is loaded, and of who predicts far fewer experts than are needed.';
+COMMENT ON COLUMN v_break_even.recall_suffices IS 'recall > break_even_recall; false where there is no such recall.';
 COMMENT ON COLUMN v_break_even.window_seconds IS 'W: time of a layer in which loads for the next one travel unnoticed.';
 COMMENT ON COLUMN v_break_even.stall_seconds IS 'S: time to load what a layer needs and the cache does not hold.';
 COMMENT ON COLUMN v_break_even.deciding_seconds IS 'd: time that predicting takes, by layer.';
