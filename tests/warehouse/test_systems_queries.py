@@ -87,7 +87,7 @@ def test_the_fastest_predictor_is_held_against_its_condition(connection, rows):
         for name in ("recall", "break_even_recall", "speed_up", "speed_up_modelled", "verdict", "stall_seconds"):
             assert row[name] == best[name]
         if row["break_even_recall"] is None:
-            assert row["recall_suffices"] is None
+            assert row["recall_suffices"] is False
         else:
             assert row["recall_suffices"] == (row["recall"] > row["break_even_recall"])
         ran = [each["speed_up"] for each in rows["break_even"] if each["source"] == "run" and each["device"] == key[0]
