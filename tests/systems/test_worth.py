@@ -110,7 +110,8 @@ def test_what_really_ran_comes_before_what_was_replayed():
     assert "Offloaded on phone-ufs" in text and "Offloaded on h100-sxm" not in text
     assert "LRU finds 60.0% of the experts there, Belady's optimum 80.0%" in text
     assert said["headline"] == (
-        "With offloaded experts prefetching pays on phone-ufs; with offloaded experts it does not pay on h100-sxm."
+        "Really run with offloaded experts on h100-sxm, prefetching does not pay; replayed on rooflines of data sheets "
+        "it pays on phone-ufs."
     )
 
 

@@ -331,19 +331,23 @@ def _machine_lines(machine: Machine | None) -> list[str]:
 
 def _headline(rows: Sequence[Mapping[str, Any]], best: Sequence[Mapping[str, Any]]) -> str:
     """One sentence for the summary."""
-    pays = [row["device"] for row in best if row["verdict"] == PAYS]
-    not_at_all = [row["device"] for row in best if row["verdict"] in (EVEN, COSTS)]
-    unsure = [row["device"] for row in best if row["verdict"] == UNSURE]
     resident = min((row for row in rows if row["source"] == PROFILED), key=lambda row: row["batch"], default=None)
     parts = []
     if resident is not None:
-        parts.append(f"with all experts in memory it {_WORDS[resident['verdict']]}")
-    if pays:
-        parts.append(f"with offloaded experts prefetching pays on {', '.join(pays)}")
-    if not_at_all:
-        parts.append(f"with offloaded experts it does not pay on {', '.join(not_at_all)}")
-    if unsure:
-        parts.append(f"on {', '.join(unsure)} it cannot be said")
+        parts.append(f"with all experts in memory a policy {_WORDS[resident['verdict']]}")
+    parts += [
+        f"really run with offloaded experts on {row['device']}, prefetching {_WORDS[row['verdict']]}"
+        for row in best
+        if row["source"] == RAN
+    ]
+    modelled = [row for row in best if row["source"] != RAN]
+    said = [
+        f"{_WORDS[which]} on {', '.join(own)}"
+        for which in _WORDS
+        if (own := [row["device"] for row in modelled if row["verdict"] == which])
+    ]
+    if said:
+        parts.append(f"replayed on rooflines of data sheets it {', it '.join(said)}")
     if not parts:
         return "Times are not known; see the bytes that caches move."
     sentence = "; ".join(parts) + "."
