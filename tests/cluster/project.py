@@ -59,7 +59,8 @@ class Snakemake:
         self._log = log
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *command],
+                # As at a terminal: what is started in the background would have Ctrl-C ignored, and Python leave it so.
+                ["env", "--default-signal=INT", "setpriv", "--pdeathsig", "KILL", "--", *command],
                 cwd=folder, env=environment, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
             )  # fmt: skip
